@@ -1,0 +1,1 @@
+"""What demo, tests and benchmarks share; not part of the installed package."""
