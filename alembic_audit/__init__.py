@@ -1,0 +1,30 @@
+"""PostgreSQL audit trails as first-class Alembic objects.
+
+Importing this package imports no Alembic, so that application models can import it.
+"""
+
+from alembic_audit.errors import AuditError, DeclarationError, NotBuiltError, SpecError
+from alembic_audit.listeners import enable
+from alembic_audit.naming import (
+    DEFAULT_AUDIT_TABLE_FUNCTION_NAMING_CONVENTION,
+    DEFAULT_AUDIT_TABLE_NAMING_CONVENTION,
+    DEFAULT_AUDIT_TABLE_TRIGGER_CONVENTION,
+)
+from alembic_audit.spec import AuditSpec
+from alembic_audit.tables import audit_table, audited
+from alembic_audit.version import __version__
+
+__all__ = [
+    "DEFAULT_AUDIT_TABLE_FUNCTION_NAMING_CONVENTION",
+    "DEFAULT_AUDIT_TABLE_NAMING_CONVENTION",
+    "DEFAULT_AUDIT_TABLE_TRIGGER_CONVENTION",
+    "AuditError",
+    "AuditSpec",
+    "DeclarationError",
+    "NotBuiltError",
+    "SpecError",
+    "__version__",
+    "audit_table",
+    "audited",
+    "enable",
+]

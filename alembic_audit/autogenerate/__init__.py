@@ -1,0 +1,1 @@
+"""Comparing and rendering: compare (the two hooks), diff and order (pure), render."""

@@ -1,0 +1,17 @@
+"""The errors this package raises itself."""
+
+
+class AuditError(Exception):
+    """Base of every error of alembic_audit."""
+
+
+class DeclarationError(AuditError, ValueError):
+    """What a model asks for cannot be audited as written; nothing was changed."""
+
+
+class SpecError(AuditError, ValueError):
+    """The arguments of an audit operation do not describe a trigger; nothing was changed."""
+
+
+class NotBuiltError(AuditError, NotImplementedError):
+    """A documented option or change that this version refuses, because it does not do it yet."""

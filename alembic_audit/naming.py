@@ -1,0 +1,123 @@
+"""Names: conventions, the 63-byte rule, quoting, and which schema ``None`` means."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+from alembic_audit.errors import DeclarationError, SpecError
+
+DEFAULT_AUDIT_TABLE_NAMING_CONVENTION = "%(table_name)s_audit"
+DEFAULT_AUDIT_TABLE_FUNCTION_NAMING_CONVENTION = "%(schema)s_%(table_name)s_audit"
+DEFAULT_AUDIT_TABLE_TRIGGER_CONVENTION = "00_audit_%(table_name)s"
+
+CONVENTIONS: Mapping[str, str] = {
+    "audit.table": DEFAULT_AUDIT_TABLE_NAMING_CONVENTION,
+    "audit.function": DEFAULT_AUDIT_TABLE_FUNCTION_NAMING_CONVENTION,
+    "audit.trigger": DEFAULT_AUDIT_TABLE_TRIGGER_CONVENTION,
+}
+
+MAX_IDENTIFIER_BYTES = 63
+"""NAMEDATALEN - 1 (PostgreSQL manual, 4.1.1); PostgreSQL cuts longer names silently."""
+
+_SETTING = re.compile(r"[a-z_][a-z0-9_]*\Z")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def check_identifier(name: str, what: str) -> str:
+    """Return *name* if PostgreSQL can hold it as an identifier.
+
+    Args:
+        name: The identifier, unquoted.
+        what: What it names, for the message.
+
+    Raises:
+        SpecError: It is empty or holds a control character.
+    """
+    if not isinstance(name, str) or not name:
+        raise SpecError(f"{what} must be a non-empty string, found {name!r}")
+    if _CONTROL.search(name):
+        raise SpecError(
+            f"{what} {name!r} holds a control character; write a name of printable characters"
+        )
+    return name
+
+
+def quote(name: str) -> str:
+    """Return *name* as a quoted identifier, whatever it holds."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(value: str) -> str:
+    """Return *value* as a string literal that is right for either standard_conforming_strings."""
+    quoted = "'" + value.replace("'", "''") + "'"
+    return " E" + quoted.replace("\\", "\\\\") if "\\" in value else quoted
+
+
+def qualify(schema: str, name: str) -> str:
+    """Return ``"schema"."name"``."""
+    return f"{quote(schema)}.{quote(name)}"
+
+
+def shorten(name: str) -> str:
+    """Return *name*, or, where it is over 63 bytes, its beginning with a hash of the whole.
+
+    The hash keeps two long names apart that begin alike.
+    """
+    if len(name.encode()) <= MAX_IDENTIFIER_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    head = name.encode()[: MAX_IDENTIFIER_BYTES - 9].decode(errors="ignore")
+    return f"{head}_{digest}"
+
+
+def conventional(
+    convention: Mapping[str, object],
+    key: str,
+    *,
+    table_name: str,
+    schema: str | None,
+    source_schema: str | None,
+) -> str:
+    """Return the name that a naming convention gives.
+
+    Args:
+        convention: ``MetaData.naming_convention``; a missing *key* means the default.
+        key: ``audit.table``, ``audit.function`` or ``audit.trigger``.
+        table_name: The audited table.
+        schema: The schema of the audit table; the token ``schema`` is ``public`` for None.
+        source_schema: The schema of the audited table.
+
+    Raises:
+        DeclarationError: The convention is no ``%``-format of the known tokens.
+    """
+    template = convention.get(key, CONVENTIONS[key])
+    tokens = {
+        "table_name": table_name,
+        "schema": schema or "public",
+        "source_schema": source_schema or "public",
+    }
+    try:
+        if not isinstance(template, str):
+            raise TypeError("it is not a string")
+        return shorten(check_identifier(template % tokens, f"the name by {key!r}"))
+    except (KeyError, ValueError, TypeError) as error:
+        raise DeclarationError(
+            f"naming convention {key!r} is {template!r}, which cannot be used: {error}; "
+            "write a format of %(table_name)s, %(schema)s and %(source_schema)s"
+        ) from error
+
+
+def check_setting(name: str) -> str:
+    """Return the lower-cased name of a setting.
+
+    Raises:
+        SpecError: It does not match ``[a-z_][a-z0-9_]*``, so that PostgreSQL could refuse
+            ``audit.<name>`` (manual, 20.16 Customized Options).
+    """
+    lowered = name.lower()
+    if not _SETTING.match(lowered) or len(f"audit.{lowered}") > MAX_IDENTIFIER_BYTES:
+        raise SpecError(
+            f"session setting {name!r} cannot be read as audit.{name}; "
+            "write a name of letters, digits and _ that begins with a letter or _"
+        )
+    return lowered

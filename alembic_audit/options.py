@@ -1,0 +1,187 @@
+"""``audit.options``, column marks and ``audit.defaults``, validated into AuditOptions."""
+
+import dataclasses
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from alembic_audit.errors import DeclarationError, NotBuiltError
+from alembic_audit.spec import OPERATIONS, STYLES
+
+OPTIONS_KEY = "audit.options"
+DEFAULTS_KEY = "audit.defaults"
+MARK_KEY = "audit"
+MARKS = ("exclude", "ignore", "hash")
+
+NOT_BUILT = {
+    "sparse_columns": (),
+    "level": "row",
+    "indexes": None,
+    "append_only": False,
+    "always": False,
+    "owner": None,
+    "partitions": (),
+}
+"""Documented options that this version refuses, each with the only value it accepts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditOptions:
+    """The options of one audited table, complete and validated.
+
+    Attributes:
+        schema_name: Schema of the audit table and the function; None is the table's schema.
+        session_settings: Columns whose value comes from the setting ``audit.<name>``.
+        include_columns: Source columns that are stored; None is all.
+        exclude_columns: Source columns that are not stored.
+        ignore_columns: Stored, but an UPDATE that changes nothing else is not recorded.
+        hash_columns: Only a SHA-256 hash is stored.
+        operations: What is recorded, of insert, update, delete, truncate.
+        skip_unchanged: An UPDATE that changes no stored column is not recorded.
+        changed_columns: An own column names the columns that an UPDATE changed.
+        audit_columns: ``standard`` or ``classic``.
+    """
+
+    schema_name: str | None = None
+    session_settings: tuple[sa.Column[Any], ...] = ()
+    include_columns: tuple[str, ...] | None = None
+    exclude_columns: tuple[str, ...] = ()
+    ignore_columns: tuple[str, ...] = ()
+    hash_columns: tuple[str, ...] = ()
+    operations: tuple[str, ...] = OPERATIONS
+    skip_unchanged: bool = False
+    changed_columns: bool = False
+    audit_columns: str = "standard"
+
+
+_NAMES = {field.name for field in dataclasses.fields(AuditOptions)}
+_KEYS = {"enabled", "reason", *_NAMES, *NOT_BUILT}
+
+
+def read(table: sa.Table) -> AuditOptions | None:
+    """Return what *table* asks for; None where it asks for no audit.
+
+    The user's dictionaries are read and never written.
+
+    Raises:
+        DeclarationError: An option is unknown, of the wrong type, or names an unknown column.
+        NotBuiltError: The option is documented and not built yet.
+    """
+    own = table.info.get(OPTIONS_KEY)
+    defaults = table.metadata.info.get(DEFAULTS_KEY, {})
+    if own is None and not (isinstance(defaults, Mapping) and defaults.get("enabled")):
+        if defaults:
+            _check_keys(f"MetaData.info[{DEFAULTS_KEY!r}]", defaults)
+        return None
+    where = f"{OPTIONS_KEY!r} of table {table.fullname!r}"
+    _check_keys(f"MetaData.info[{DEFAULTS_KEY!r}]", defaults)
+    _check_keys(where, own or {})
+    given: dict[str, Any] = {**defaults, **(own or {})}
+    if "enabled" not in given:
+        raise DeclarationError(
+            f"{where} does not say whether the table is audited; write {{'enabled': True}}, "
+            "or {'enabled': False, 'reason': '...'}"
+        )
+    if not isinstance(given["enabled"], bool):
+        raise DeclarationError(f"enabled in {where} must be a bool, found {given['enabled']!r}")
+    if not given["enabled"]:
+        return None
+    for name, accepted in NOT_BUILT.items():
+        if name in given and given[name] != accepted:
+            raise NotBuiltError(
+                f"option {name!r} in {where} is not built yet; leave it out (found {given[name]!r})"
+            )
+    return _validated(table, where, {name: given[name] for name in _NAMES & set(given)})
+
+
+def _check_keys(where: str, given: Any) -> None:
+    if not isinstance(given, Mapping):
+        raise DeclarationError(f"{where} must be a dict, found {given!r}")
+    for key in given:
+        if key not in _KEYS:
+            close = difflib.get_close_matches(str(key), _KEYS, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {sorted(_KEYS)}"
+            raise DeclarationError(f"unknown option {key!r} in {where}: {hint}")
+
+
+def _validated(table: sa.Table, where: str, given: dict[str, Any]) -> AuditOptions:
+    marks = _column_marks(table)
+    for name in ("include_columns", "exclude_columns", "ignore_columns", "hash_columns"):
+        if given.get(name) is not None:
+            given[name] = _column_names(table, where, name, given[name])
+    for mark in MARKS:
+        option = f"{mark}_columns"
+        if marks[mark]:
+            given[option] = tuple(dict.fromkeys((*given.get(option, ()), *marks[mark])))
+    for name in ("skip_unchanged", "changed_columns"):
+        if name in given and not isinstance(given[name], bool):
+            raise DeclarationError(f"{name} in {where} must be a bool, found {given[name]!r}")
+    if "schema_name" in given and not isinstance(given["schema_name"], str | None):
+        raise DeclarationError(
+            f"schema_name in {where} must be a string or None, found {given['schema_name']!r}"
+        )
+    if given.get("audit_columns", "standard") not in STYLES:
+        raise DeclarationError(
+            f"audit_columns in {where} must be one of {', '.join(STYLES)}, "
+            f"found {given['audit_columns']!r}"
+        )
+    if "operations" in given:
+        given["operations"] = _operations(where, given["operations"])
+    if "session_settings" in given:
+        given["session_settings"] = _settings(where, given["session_settings"])
+    return AuditOptions(**given)
+
+
+def _column_marks(table: sa.Table) -> dict[str, list[str]]:
+    marks: dict[str, list[str]] = {mark: [] for mark in MARKS}
+    for column in table.columns:
+        mark = column.info.get(MARK_KEY)
+        if mark is None:
+            continue
+        if mark not in MARKS:
+            raise DeclarationError(
+                f"column {column.name!r} of table {table.fullname!r} is marked "
+                f"{MARK_KEY}={mark!r}; write one of {', '.join(MARKS)}"
+            )
+        marks[mark].append(column.name)
+    return marks
+
+
+def _strings(where: str, name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Collection):
+        raise DeclarationError(f"{name} in {where} must be a list of names, found {value!r}")
+    return tuple(str(item) for item in value)
+
+
+def _column_names(table: sa.Table, where: str, name: str, value: Any) -> tuple[str, ...]:
+    columns = [column.name for column in table.columns]
+    names = _strings(where, name, value)
+    for wanted in names:
+        if wanted not in columns:
+            close = difflib.get_close_matches(wanted, columns, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {columns}"
+            raise DeclarationError(
+                f"{name} in {where} names {wanted!r}, which the table does not have: {hint}"
+            )
+    # In the table's order, so that a set does not make migrations differ from run to run.
+    return tuple(column for column in columns if column in names)
+
+
+def _operations(where: str, value: Any) -> tuple[str, ...]:
+    names = _strings(where, "operations", value)
+    if not names or not set(names) <= set(OPERATIONS):
+        raise DeclarationError(
+            f"operations in {where} must be some of {', '.join(OPERATIONS)}, found {value!r}"
+        )
+    return tuple(name for name in OPERATIONS if name in names)
+
+
+def _settings(where: str, value: Any) -> tuple[sa.Column[Any], ...]:
+    if not isinstance(value, Sequence) or not all(isinstance(item, sa.Column) for item in value):
+        raise DeclarationError(
+            f"session_settings in {where} must be a list of Column, found {value!r}; "
+            "write Column('username', String, nullable=False)"
+        )
+    return tuple(value)

@@ -1,0 +1,337 @@
+"""AuditSpec: everything that one audit trigger does, as one frozen value.
+
+The same type comes out of a declaration and out of the database, so equality is the diff.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from alembic_audit import naming
+from alembic_audit.errors import SpecError
+
+HEADER = "-- alembic_audit: "
+"""What the first line of every generated function body begins with; JSON of the spec follows."""
+
+OPERATIONS = ("insert", "update", "delete", "truncate")
+STYLES = ("standard", "classic")
+CURRENT_VERSION = 1
+"""The newest version of the SQL templates in ``alembic_audit.sql``."""
+
+OWN_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "standard": (
+        "audit_id",
+        "audit_operation",
+        "audit_operation_timestamp",
+        "audit_transaction_id",
+        "audit_current_user",
+    ),
+    "classic": ("audit_operation", "audit_operation_timestamp"),
+}
+CHANGED_COLUMNS = "audit_changed_columns"
+
+
+class NewerSpecError(SpecError):
+    """A header that a newer version of this package wrote: the object must be left alone."""
+
+
+def hash_column(column: str) -> str:
+    """Return the name of the audit column that holds the hash of *column*."""
+    return naming.shorten(f"{column}_sha256")
+
+
+def setting_column(name: str, style: str) -> str:
+    """Return the default name of the audit column of a setting."""
+    return name if style == "classic" else naming.shorten(f"audit_{name}")
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Setting:
+    """A session setting ``audit.<name>``, the column it is recorded in, and whether it must be."""
+
+    name: str
+    column: str
+    required: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditSpec:
+    """What one audited table records, and under which names.
+
+    A schema of None is the default schema of the connection that runs the migration.
+    """
+
+    table: str
+    schema: str | None
+    audit_table: str
+    audit_schema: str | None
+    function: str
+    trigger: str
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+    hash_columns: tuple[str, ...] = ()
+    ignore_columns: tuple[str, ...] = ()
+    session_settings: tuple[Setting, ...] = ()
+    operations: tuple[str, ...] = OPERATIONS
+    audit_columns: str = "standard"
+    skip_unchanged: bool = False
+    changed_columns: bool = False
+    version: int = CURRENT_VERSION
+
+    @property
+    def identity(self) -> tuple[str | None, str]:
+        """Schema and name of the audited table."""
+        return (self.schema, self.table)
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """The source columns of which anything is stored, hashed ones included."""
+        return self.columns + self.hash_columns
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The source columns whose change makes an UPDATE worth recording."""
+        return tuple(name for name in self.stored if name not in self.ignore_columns)
+
+    @property
+    def audit_column_names(self) -> tuple[str, ...]:
+        """Every column of the audit table that the function writes or that we number."""
+        own = OWN_COLUMNS[self.audit_columns]
+        return (
+            *own,
+            *((CHANGED_COLUMNS,) if self.changed_columns else ()),
+            *(setting.column for setting in self.session_settings),
+            *self.columns,
+            *(hash_column(name) for name in self.hash_columns),
+        )
+
+    @property
+    def trigger_names(self) -> dict[str, str]:
+        """The triggers this spec has: kind (``row`` or ``truncate``) to name."""
+        names = {}
+        if set(self.operations) - {"truncate"}:
+            names["row"] = naming.shorten(self.trigger)
+        if "truncate" in self.operations:
+            names["truncate"] = naming.shorten(f"{self.trigger}_truncate")
+        return names
+
+    # -- literal keyword arguments, as they stand in a migration ---------------------------------
+
+    @classmethod
+    def from_kwargs(
+        cls,
+        table: str,
+        *,
+        schema: str | None = None,
+        audit_table: str | None = None,
+        audit_schema: str | None = None,
+        function: str | None = None,
+        trigger: str | None = None,
+        key: Iterable[str] = (),
+        columns: Iterable[str] = (),
+        hash_columns: Iterable[str] = (),
+        ignore_columns: Iterable[str] = (),
+        session_settings: Mapping[str, str] | None = None,
+        setting_columns: Mapping[str, str] | None = None,
+        operations: Iterable[str] = OPERATIONS,
+        audit_columns: str = "standard",
+        skip_unchanged: bool = False,
+        changed_columns: bool = False,
+        version: int = CURRENT_VERSION,
+    ) -> "AuditSpec":
+        """Return the spec that the arguments of ``op.create_audit_trigger`` describe.
+
+        Raises:
+            SpecError: They describe none; the message names the argument.
+        """
+        audit_schema = schema if audit_schema is None else audit_schema
+        style = _one_of("audit_columns", audit_columns, STYLES)
+        names = setting_columns or {}
+        # Sorted: their order means nothing to the function, and JSON would not keep it.
+        settings = tuple(
+            sorted(
+                Setting(
+                    naming.check_setting(name),
+                    names.get(name) or setting_column(naming.check_setting(name), style),
+                    _one_of(f"session_settings[{name!r}]", need, ("required", "nullable"))
+                    == "required",
+                )
+                for name, need in (session_settings or {}).items()
+            )
+        )
+        if stray := sorted(set(names) - set(session_settings or {})):
+            raise SpecError(f"setting_columns names {stray}, which session_settings does not have")
+
+        def default(key: str) -> str:
+            return naming.conventional(
+                {}, key, table_name=table, schema=audit_schema, source_schema=schema
+            )
+
+        spec = cls(
+            table=naming.check_identifier(table, "the audited table"),
+            schema=schema,
+            audit_table=audit_table or default("audit.table"),
+            audit_schema=audit_schema,
+            function=function or default("audit.function"),
+            trigger=trigger or default("audit.trigger"),
+            key=_names("key", key),
+            columns=_names("columns", columns),
+            hash_columns=_names("hash_columns", hash_columns),
+            ignore_columns=_names("ignore_columns", ignore_columns),
+            session_settings=settings,
+            operations=tuple(
+                sorted(
+                    {_one_of("operations", name, OPERATIONS) for name in operations},
+                    key=OPERATIONS.index,
+                )
+            ),
+            audit_columns=style,
+            skip_unchanged=bool(skip_unchanged),
+            changed_columns=bool(changed_columns),
+            version=version,
+        )
+        spec._check()
+        return spec
+
+    def full_kwargs(self) -> dict[str, Any]:
+        """Return every argument beside ``table`` that ``from_kwargs`` makes this spec of."""
+        return {
+            "schema": self.schema,
+            "audit_table": self.audit_table,
+            "audit_schema": self.audit_schema,
+            "function": self.function,
+            "trigger": self.trigger,
+            "key": list(self.key),
+            "columns": list(self.columns),
+            "hash_columns": list(self.hash_columns),
+            "ignore_columns": list(self.ignore_columns),
+            "session_settings": {
+                setting.name: "required" if setting.required else "nullable"
+                for setting in self.session_settings
+            },
+            "setting_columns": {
+                setting.name: setting.column
+                for setting in self.session_settings
+                if setting.column != setting_column(setting.name, self.audit_columns)
+            },
+            "operations": list(self.operations),
+            "audit_columns": self.audit_columns,
+            "skip_unchanged": self.skip_unchanged,
+            "changed_columns": self.changed_columns,
+            "version": self.version,
+        }
+
+    def to_kwargs(self) -> dict[str, Any]:
+        """Return ``full_kwargs`` without what equals its default.
+
+        What a reader of a migration wants to see always stands there: audit table, key, columns,
+        operations and version.
+        """
+        always = {"audit_table", "key", "columns", "operations", "version"}
+        plain = AuditSpec.from_kwargs(
+            self.table, schema=self.schema, audit_schema=self.audit_schema, columns=self.columns
+        )
+        defaults = {
+            "schema": None,
+            "audit_schema": self.schema,
+            "function": plain.function,
+            "trigger": plain.trigger,
+            "audit_columns": "standard",
+        }
+        return {
+            name: value
+            for name, value in self.full_kwargs().items()
+            if name in always or (value != defaults[name] if name in defaults else value)
+        }
+
+    # -- JSON, as it stands in the header of the function ----------------------------------------
+
+    def to_json(self) -> str:
+        """Return the spec as one line of sorted ASCII JSON."""
+        return json.dumps(
+            {"table": self.table, **self.to_kwargs()}, sort_keys=True, separators=(",", ":")
+        )
+
+    @classmethod
+    def from_body(cls, body: str) -> "AuditSpec | None":
+        """Return the spec in the header of a function body; None where there is no header.
+
+        Raises:
+            NewerSpecError: The header has a version or an argument that is not known here.
+        """
+        first, _, _ = body.partition("\n")
+        if not first.startswith(HEADER):
+            return None
+        try:
+            kwargs = json.loads(first.removeprefix(HEADER))
+            if kwargs["version"] > CURRENT_VERSION:
+                raise NewerSpecError(f"template version {kwargs['version']} is newer than this one")
+            return cls.from_kwargs(**kwargs)
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, NewerSpecError) or (
+                isinstance(error, TypeError) and "unexpected keyword" in str(error)
+            ):
+                raise NewerSpecError(str(error)) from error
+            return None
+
+    def _check(self) -> None:
+        for what, name in (
+            ("schema", self.schema),
+            ("audit_table", self.audit_table),
+            ("audit_schema", self.audit_schema),
+            ("function", self.function),
+            ("trigger", self.trigger),
+        ):
+            if name is not None:
+                naming.check_identifier(name, what)
+        if not self.stored:
+            raise SpecError(
+                f"no column of {self.table!r} would be recorded; write columns=[...] with at "
+                "least one column"
+            )
+        if not self.operations:
+            raise SpecError(f"operations of {self.table!r} is empty; name at least one operation")
+        if both := sorted(set(self.columns) & set(self.hash_columns)):
+            raise SpecError(f"{both} of {self.table!r} stand in columns and in hash_columns")
+        if missing := [name for name in self.key if name not in self.columns]:
+            raise SpecError(
+                f"key columns {missing} of {self.table!r} are not in columns; a record that "
+                "cannot say which row it is of cannot be replayed"
+            )
+        if strays := [name for name in self.ignore_columns if name not in self.stored]:
+            raise SpecError(
+                f"ignore_columns of {self.table!r} names {strays}, which are not stored"
+            )
+        if ignored := [name for name in self.ignore_columns if name in self.key]:
+            raise SpecError(f"ignore_columns of {self.table!r} names key columns {ignored}")
+        if not self.watched:
+            raise SpecError(f"ignore_columns of {self.table!r} leaves no column to watch")
+        seen: set[str] = set()
+        for name in self.audit_column_names:
+            if name in seen:
+                raise SpecError(
+                    f"the audit table of {self.table!r} would have two columns {name!r}; rename "
+                    "the setting by the naming convention 'audit.setting', or exclude the column"
+                )
+            seen.add(name)
+        if len(seen) > 1600:
+            raise SpecError(
+                f"the audit table of {self.table!r} would have {len(seen)} columns; PostgreSQL "
+                "allows 1,600: exclude some"
+            )
+
+
+def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise SpecError(f"{what} must be one of {', '.join(allowed)}, found {value!r}")
+    return value
+
+
+def _names(what: str, names: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise SpecError(f"{what} must be a list of column names, found the string {names!r}")
+    found = tuple(naming.check_identifier(str(name), what) for name in names)
+    if len(set(found)) != len(found):
+        raise SpecError(f"{what} names a column twice: {list(found)}")
+    return found

@@ -1,0 +1,337 @@
+"""Source Table to audit Table, and the spec that belongs to them."""
+
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeEngine
+
+from alembic_audit import ddl, naming, options, spec
+from alembic_audit.errors import DeclarationError, SpecError
+from alembic_audit.options import AuditOptions
+from alembic_audit.sql import COMMENT
+
+SPEC_KEY = "audit.spec"
+IS_AUDITED_KEY = "audit.is_audited"
+IS_AUDIT_TABLE_KEY = "audit.is_audit_table"
+TARGET_KEY = "audit.target_table"
+CREATE_KEY = "audit.create_ddl"
+DROP_KEY = "audit.drop_ddl"
+
+_C = TypeVar("_C")
+_PG = postgresql.dialect()  # type: ignore[no-untyped-call]
+
+
+def audited(**given: Any) -> Any:
+    """Mark a mapped class as audited; ``enabled=True`` is implied.
+
+    Args:
+        **given: The keys of ``audit.options``.
+
+    Returns:
+        A class decorator that puts the options into ``__table__.info``.
+
+    Raises:
+        DeclarationError: The class has no table of its own, or has options already.
+    """
+
+    def decorate(cls: _C) -> _C:
+        table = vars(cls).get("__table__")
+        if not isinstance(table, sa.Table):
+            raise DeclarationError(
+                f"@audited() on {getattr(cls, '__name__', cls)!r}, which has no table of its own; "
+                "mark the class that has __tablename__"
+            )
+        audit_table(table, **given)
+        return cls
+
+    return decorate
+
+
+def audit_table(table: sa.Table, **given: Any) -> sa.Table:
+    """Mark a Table as audited; ``enabled=True`` is implied.
+
+    Args:
+        table: The table to audit.
+        **given: The keys of ``audit.options``.
+
+    Returns:
+        The audit Table, in the same MetaData.
+
+    Raises:
+        DeclarationError: The options are wrong, or the table has some already.
+    """
+    if options.OPTIONS_KEY in table.info:
+        raise DeclarationError(
+            f"table {table.fullname!r} has {options.OPTIONS_KEY!r} already; declare them once"
+        )
+    before = table.info
+    table.info = {**before, options.OPTIONS_KEY: {"enabled": True, **given}}
+    try:
+        made = derive(table)
+    except Exception:
+        table.info = before
+        raise
+    if made is None:
+        raise DeclarationError(
+            f"audit_table({table.fullname!r}, enabled=False) audits nothing; write the options "
+            f"into Table.info[{options.OPTIONS_KEY!r}] to refuse an audit with a reason"
+        )
+    return made
+
+
+def derive(table: sa.Table) -> sa.Table | None:
+    """Return the audit Table of *table*, made or brought up to date; None where none is asked for.
+
+    Called again it does nothing where nothing changed, so that late columns and foreign-key columns
+    whose type was not known are found.
+
+    Raises:
+        DeclarationError: What is asked for cannot be audited as written.
+    """
+    if table.info.get(IS_AUDIT_TABLE_KEY):
+        if options.OPTIONS_KEY in table.info:
+            raise DeclarationError(
+                f"table {table.fullname!r} is an audit table and cannot be audited itself; "
+                f"remove {options.OPTIONS_KEY!r} from it"
+            )
+        return None
+    wanted = options.read(table)
+    if wanted is None:
+        return None
+    made = make_spec(table, wanted)
+    columns = _columns(table, wanted, made)
+    key = f"{made.audit_schema}.{made.audit_table}" if made.audit_schema else made.audit_table
+    existing = table.metadata.tables.get(key)
+    if existing is not None:
+        if existing.info.get(TARGET_KEY) is not table:
+            other = existing.info.get(TARGET_KEY)
+            owner = f"the audit table of {other.fullname!r}" if other is not None else "a table"
+            raise DeclarationError(
+                f"the audit table of {table.fullname!r} would be {key!r}, which is {owner} "
+                "already; give one of them another schema_name, or write a naming convention "
+                "'audit.table' that tells them apart"
+            )
+        if [c.name for c in existing.columns] == [c.name for c in columns] and all(
+            repr(old.type) == repr(new.type)
+            for old, new in zip(existing.columns, columns, strict=True)
+        ):
+            _mark(table, existing, made)
+            return existing
+        table.metadata.remove(existing)
+    audit = sa.Table(
+        made.audit_table,
+        table.metadata,
+        *columns,
+        schema=made.audit_schema,
+        comment=COMMENT,
+        info={IS_AUDIT_TABLE_KEY: True, TARGET_KEY: table},
+    )
+    if made.audit_columns == "standard" and made.key:
+        sa.Index(
+            naming.shorten(f"{made.audit_table}_key_idx"),
+            *(audit.c[name] for name in made.key),
+            audit.c.audit_id,
+        )
+    _mark(table, audit, made)
+    return audit
+
+
+def derive_all(metadata: sa.MetaData) -> list[spec.AuditSpec]:
+    """Derive every audit Table of a MetaData; return the specs, sorted by audited table.
+
+    Raises:
+        DeclarationError: A declaration is wrong, or two of them collide.
+    """
+    specs = []
+    for table in list(metadata.tables.values()):
+        if derive(table) is not None:
+            specs.append(table.info[SPEC_KEY])
+    specs.sort(key=lambda one: (one.schema or "", one.table))
+    functions: dict[tuple[str | None, str], spec.AuditSpec] = {}
+    for one in specs:
+        other = functions.setdefault((one.audit_schema, one.function), one)
+        if other is not one:
+            raise DeclarationError(
+                f"the audit functions of {other.table!r} and {one.table!r} would both be "
+                f"{one.function!r}; write a naming convention 'audit.function' that tells them "
+                "apart"
+            )
+    return specs
+
+
+def make_spec(table: sa.Table, wanted: AuditOptions) -> spec.AuditSpec:
+    """Return the spec of a table and its options.
+
+    Raises:
+        DeclarationError: Names collide, or a key column would not be stored.
+    """
+    stored = _stored_columns(table, wanted)
+    audit_schema = wanted.schema_name or table.schema
+    convention = table.metadata.naming_convention
+    names = {
+        key: naming.conventional(
+            convention,
+            f"audit.{key}",
+            table_name=table.name,
+            schema=audit_schema,
+            source_schema=table.schema,
+        )
+        for key in ("table", "function", "trigger")
+    }
+    try:
+        settings = {naming.check_setting(column.name): column for column in wanted.session_settings}
+        return spec.AuditSpec.from_kwargs(
+            table.name,
+            schema=table.schema,
+            audit_table=names["table"],
+            audit_schema=audit_schema,
+            function=names["function"],
+            trigger=names["trigger"],
+            key=[column.name for column in table.primary_key.columns],
+            columns=[name for name in stored if name not in wanted.hash_columns],
+            hash_columns=[name for name in stored if name in wanted.hash_columns],
+            ignore_columns=[name for name in stored if name in wanted.ignore_columns],
+            session_settings={
+                name: "nullable" if column.nullable else "required"
+                for name, column in settings.items()
+            },
+            setting_columns={name: _setting_column(table, wanted, name) for name in settings},
+            operations=wanted.operations,
+            audit_columns=wanted.audit_columns,
+            skip_unchanged=wanted.skip_unchanged,
+            changed_columns=wanted.changed_columns,
+        )
+    except SpecError as error:
+        raise DeclarationError(f"table {table.fullname!r} cannot be audited: {error}") from error
+
+
+def _setting_column(table: sa.Table, wanted: AuditOptions, name: str) -> str:
+    convention = table.metadata.naming_convention.get("audit.setting")
+    if convention is None:
+        return spec.setting_column(name, wanted.audit_columns)
+    try:
+        return naming.shorten(str(convention) % {"setting": name})
+    except (KeyError, ValueError, TypeError) as error:
+        raise DeclarationError(
+            f"naming convention 'audit.setting' is {convention!r}, which cannot be used: {error}; "
+            "write a format of %(setting)s"
+        ) from error
+
+
+def _stored_columns(table: sa.Table, wanted: AuditOptions) -> list[str]:
+    names = []
+    for column in table.columns:
+        if column.system or column.name in wanted.exclude_columns:
+            continue
+        if wanted.include_columns is not None and column.name not in wanted.include_columns:
+            continue
+        if column.computed is not None:
+            if column.computed.persisted is None:
+                raise DeclarationError(
+                    f"column {column.name!r} of {table.fullname!r} is Computed without persisted=, "
+                    "which PostgreSQL 18 reads otherwise than 17; write persisted=True or False"
+                )
+            if not column.computed.persisted:
+                continue
+        names.append(column.name)
+    return names
+
+
+def _columns(table: sa.Table, wanted: AuditOptions, made: spec.AuditSpec) -> list[sa.Column[Any]]:
+    columns = _own_columns(made)
+    required = {setting.name: setting for setting in made.session_settings}
+    for declared in wanted.session_settings:
+        setting = required[naming.check_setting(declared.name)]
+        columns.append(
+            sa.Column(
+                setting.column,
+                storage_type(declared.type, made.audit_columns),
+                nullable=not setting.required,
+            )
+        )
+    for column in table.columns:
+        if column.name in made.columns:
+            kind = storage_type(_type_of(table, column), made.audit_columns)
+            columns.append(sa.Column(column.name, kind, nullable=True, autoincrement=False))
+        elif column.name in made.hash_columns:
+            columns.append(sa.Column(spec.hash_column(column.name), sa.LargeBinary()))
+    return columns
+
+
+def _own_columns(made: spec.AuditSpec) -> list[sa.Column[Any]]:
+    standard = made.audit_columns == "standard"
+    columns: list[sa.Column[Any]] = [
+        sa.Column("audit_operation", sa.String(1), nullable=False),
+        sa.Column("audit_operation_timestamp", sa.DateTime(timezone=standard), nullable=False),
+    ]
+    if standard:
+        columns.insert(
+            0, sa.Column("audit_id", sa.BigInteger(), sa.Identity(always=True), primary_key=True)
+        )
+        columns.append(sa.Column("audit_transaction_id", sa.BigInteger(), nullable=False))
+        columns.append(sa.Column("audit_current_user", sa.String(64), nullable=False))
+    if made.changed_columns:
+        columns.append(sa.Column(spec.CHANGED_COLUMNS, postgresql.ARRAY(sa.Text())))
+    return columns
+
+
+def _type_of(table: sa.Table, column: sa.Column[Any]) -> TypeEngine[Any]:
+    """Return the type of a column, that of the column it refers to where it has none itself."""
+    if not isinstance(column.type, sa.types.NullType):
+        return column.type
+    for foreign_key in column.foreign_keys:
+        try:
+            return _type_of(table, foreign_key.column)
+        except sa.exc.InvalidRequestError:
+            # The other table is declared later; deriving is repeated at autogenerate time.
+            return column.type
+    raise DeclarationError(
+        f"column {column.name!r} of {table.fullname!r} has no type, so its history cannot be "
+        "stored; give it one, or exclude it"
+    )
+
+
+def storage_type(declared: TypeEngine[Any], style: str) -> TypeEngine[Any]:
+    """Return the type in which an audit table stores values of a declared type.
+
+    A trail must not change when an enum label is renamed, nor hold a type hostage: a domain becomes
+    its base type, a native enum TEXT (in ``classic`` itself), both inside arrays too. CHECK
+    constraints that a type brings along are left behind.
+    """
+    variant = declared.dialect_impl(_PG) if declared._variant_mapping else declared
+    if declared._variant_mapping.get("postgresql") is not None:
+        variant = declared._variant_mapping["postgresql"]
+    inner: TypeEngine[Any] = variant
+    if isinstance(variant, sa.types.TypeDecorator) and not isinstance(variant, sa.Interval):
+        inner = variant.load_dialect_impl(_PG)
+    if isinstance(inner, postgresql.DOMAIN):
+        return storage_type(inner.data_type, style)
+    if isinstance(inner, sa.Enum):
+        if not inner.native_enum:
+            return sa.String(inner.length)
+        if style == "classic":
+            return postgresql.ENUM(
+                *inner.enums, name=inner.name, schema=inner.schema, create_type=False
+            )
+        return sa.Text()
+    if isinstance(inner, sa.Boolean):
+        return sa.Boolean()
+    if isinstance(inner, sa.ARRAY):
+        return postgresql.ARRAY(
+            storage_type(inner.item_type, style),
+            as_tuple=inner.as_tuple,
+            dimensions=inner.dimensions,
+        )
+    return variant
+
+
+def _mark(table: sa.Table, audit: sa.Table, made: spec.AuditSpec) -> None:
+    """Write our keys into the info of both tables.
+
+    ``Table(info=d).info is d``, and one dict may serve two tables: copy, then write.
+    """
+    create, drop = ddl.create_and_drop_text(made)
+    shared = {CREATE_KEY: create, DROP_KEY: drop, SPEC_KEY: made}
+    table.info = {**table.info, IS_AUDITED_KEY: True, **shared}
+    audit.info = {**audit.info, IS_AUDIT_TABLE_KEY: True, TARGET_KEY: table, **shared}
