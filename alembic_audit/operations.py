@@ -11,7 +11,7 @@ import alembic  # noqa: F401  (first, or the order of imports decides whether th
 from alembic.operations import Operations, ops
 from alembic.operations.ops import MigrateOperation
 
-from alembic_audit import naming, sql
+from alembic_audit import ddl, naming, sql
 from alembic_audit.catalog import AuditState
 from alembic_audit.ddl import verbatim
 from alembic_audit.errors import SpecError
@@ -403,8 +403,7 @@ def default_schema(operations: Operations) -> str:
     context = operations.migration_context
     if context.as_sql or context.connection is None:
         return str(context.opts.get("audit_default_schema") or "public")
-    mapped = context.connection.get_execution_options().get("schema_translate_map") or {}
-    return str(mapped.get(None) or context.dialect.default_schema_name or "public")
+    return ddl.default_schema(context.connection)
 
 
 def _run(operations: Operations, statements: Iterable[str]) -> None:

@@ -87,6 +87,11 @@ def read(table: sa.Table) -> AuditOptions | None:
     if not isinstance(given["enabled"], bool):
         raise DeclarationError(f"enabled in {where} must be a bool, found {given['enabled']!r}")
     if not given["enabled"]:
+        if defaults.get("enabled") and not (own or {}).get("reason"):
+            raise DeclarationError(
+                f"{where} says no where {DEFAULTS_KEY!r} audits everything; say why: "
+                "{'enabled': False, 'reason': '...'}"
+            )
         return None
     for name, accepted in NOT_BUILT.items():
         if name in given and given[name] != accepted:

@@ -11,7 +11,7 @@ from alembic_audit.errors import DeclarationError, SpecError
 from alembic_audit.options import AuditOptions
 from alembic_audit.sql import COMMENT
 
-SPEC_KEY = "audit.spec"
+SPEC_KEY = ddl.SPEC_KEY
 IS_AUDITED_KEY = "audit.is_audited"
 IS_AUDIT_TABLE_KEY = "audit.is_audit_table"
 TARGET_KEY = "audit.target_table"
@@ -134,6 +134,7 @@ def derive(table: sa.Table) -> sa.Table | None:
             audit.c.audit_id,
         )
     _mark(table, audit, made)
+    ddl.attach(audit)
     return audit
 
 

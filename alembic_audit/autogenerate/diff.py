@@ -96,9 +96,8 @@ def protect(
         elif name not in known:
             kept.append(op)
         elif isinstance(op, ops.ModifyTableOps):
-            inner = [one for one in (_protected(each, name in new) for each in op.ops) if one]
-            if inner:
-                kept.append(ops.ModifyTableOps(op.table_name, inner, schema=op.schema))
+            # Taken out of the container, so that render_as_batch puts nothing of ours in a batch.
+            kept += [one for each in op.ops if (one := _protected(each, name in new)) is not None]
         elif (one := _protected(op, name in new)) is not None:
             kept.append(one)
     return kept

@@ -163,6 +163,11 @@ def drop_spec(spec: AuditSpec, default_schema: str) -> list[str]:
     )
 
 
+def drop_if_there(spec: AuditSpec, default_schema: str) -> str:
+    """Return the statement that drops the function and its triggers, if they exist."""
+    return f"DROP FUNCTION IF EXISTS {function_name(spec, default_schema)}() CASCADE"
+
+
 def replace(
     old: AuditSpec, new: AuditSpec, default_schema: str, *, same_triggers: bool
 ) -> list[str]:
