@@ -419,8 +419,8 @@ def _run(operations: Operations, statements: Iterable[str]) -> None:
 
 def _allow_history_loss(operations: Operations) -> bool:
     environment = operations.migration_context.environment_context
-    if environment is None:
-        return False
+    if environment is None or not hasattr(environment.config.cmd_opts, "x"):
+        return False  # not run from a command line, or by a program without -x
     value = environment.get_x_argument(as_dictionary=True).get("audit_allow_history_loss", "no")
     if value not in ("yes", "no"):
         raise ValueError(f"-x audit_allow_history_loss must be yes or no, found {value!r}")

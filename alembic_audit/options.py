@@ -69,16 +69,17 @@ def read(table: sa.Table) -> AuditOptions | None:
         DeclarationError: An option is unknown, of the wrong type, or names an unknown column.
         NotBuiltError: The option is documented and not built yet.
     """
-    own = table.info.get(OPTIONS_KEY)
+    own = table.info.get(OPTIONS_KEY, {})
+    asked = OPTIONS_KEY in table.info
     defaults = table.metadata.info.get(DEFAULTS_KEY, {})
-    if own is None and not (isinstance(defaults, Mapping) and defaults.get("enabled")):
+    if not asked and not (isinstance(defaults, Mapping) and defaults.get("enabled")):
         if defaults:
             _check_keys(f"MetaData.info[{DEFAULTS_KEY!r}]", defaults)
         return None
     where = f"{OPTIONS_KEY!r} of table {table.fullname!r}"
     _check_keys(f"MetaData.info[{DEFAULTS_KEY!r}]", defaults)
-    _check_keys(where, own or {})
-    given: dict[str, Any] = {**defaults, **(own or {})}
+    _check_keys(where, own)
+    given: dict[str, Any] = {**defaults, **own}
     if "enabled" not in given:
         raise DeclarationError(
             f"{where} does not say whether the table is audited; write {{'enabled': True}}, "
@@ -114,7 +115,7 @@ def _check_keys(where: str, given: Any) -> None:
 def _validated(table: sa.Table, where: str, given: dict[str, Any]) -> AuditOptions:
     marks = _column_marks(table)
     for name in ("include_columns", "exclude_columns", "ignore_columns", "hash_columns"):
-        if given.get(name) is not None:
+        if name in given and (name, given[name]) != ("include_columns", None):
             given[name] = _column_names(table, where, name, given[name])
     for mark in MARKS:
         option = f"{mark}_columns"
@@ -184,9 +185,16 @@ def _operations(where: str, value: Any) -> tuple[str, ...]:
 
 
 def _settings(where: str, value: Any) -> tuple[sa.Column[Any], ...]:
-    if not isinstance(value, Sequence) or not all(isinstance(item, sa.Column) for item in value):
+    if not isinstance(value, Sequence) or not all(
+        isinstance(item, sa.Column) and item.name for item in value
+    ):
         raise DeclarationError(
             f"session_settings in {where} must be a list of Column, found {value!r}; "
             "write Column('username', String, nullable=False)"
+        )
+    names = [item.name.lower() for item in value]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DeclarationError(
+            f"session_settings in {where} names {twice} twice; settings are lower-cased"
         )
     return tuple(value)

@@ -229,8 +229,9 @@ class AuditSpec:
         operations and version.
         """
         always = {"audit_table", "key", "columns", "operations", "version"}
+        # Only its names are read, but a spec wants a column to record.
         plain = AuditSpec.from_kwargs(
-            self.table, schema=self.schema, audit_schema=self.audit_schema, columns=self.columns
+            self.table, schema=self.schema, audit_schema=self.audit_schema, columns=["*"]
         )
         defaults = {
             "schema": None,
@@ -285,6 +286,10 @@ class AuditSpec:
         ):
             if name is not None:
                 naming.check_identifier(name, what)
+        if len({setting.name for setting in self.session_settings}) < len(self.session_settings):
+            raise SpecError(
+                f"session_settings of {self.table!r} names a setting twice; they are lower-cased"
+            )
         if not self.stored:
             raise SpecError(
                 f"no column of {self.table!r} would be recorded; write columns=[...] with at "

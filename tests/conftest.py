@@ -1,6 +1,7 @@
 import itertools
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -38,9 +39,8 @@ def server() -> Iterator[postgres.Server]:
         yield running
 
 
-@pytest.fixture
-def database(server: postgres.Server) -> Iterator[Database]:
-    """An empty database; roles are the server's, so a test that makes some drops them."""
+@contextmanager
+def _database(server: postgres.Server) -> Iterator[Database]:
     # The process id keeps workers apart that share the server at ALEMBIC_AUDIT_TEST_URL.
     name = f"alembic_audit_{os.getpid()}_{next(_numbers)}"
     server.create_database(name)
@@ -48,6 +48,20 @@ def database(server: postgres.Server) -> Iterator[Database]:
     yield made
     made.engine.dispose()
     server.drop_database(name)
+
+
+@pytest.fixture
+def database(server: postgres.Server) -> Iterator[Database]:
+    """An empty database; roles are the server's, so a test that makes some drops them."""
+    with _database(server) as made:
+        yield made
+
+
+@pytest.fixture
+def twin(server: postgres.Server) -> Iterator[Database]:
+    """A second empty database, to compare with the first."""
+    with _database(server) as made:
+        yield made
 
 
 @pytest.fixture(params=["psycopg2", "psycopg"])

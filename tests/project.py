@@ -62,7 +62,7 @@ class Project:
         (path / "env.py").write_text(ENV)
         (path / "script.py.mako").write_text(TEMPLATE)
         self.path = path
-        self.engine = sa.create_engine(database.url(driver))
+        self.engine = sa.create_engine(database.url(driver), poolclass=sa.NullPool)
         self.config = Config()
         self.config.set_main_option("script_location", str(path))
         self.config.set_main_option("path_separator", "os")

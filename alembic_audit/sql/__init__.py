@@ -227,11 +227,11 @@ def _check_tables(spec: AuditSpec, default_schema: str, *, new_function: bool) -
     lines = ["DECLARE", "  missing pg_catalog.text;", "BEGIN"]
     if new_function:
         name = function_name(spec, default_schema)
+        trigger = f"the audit trigger of {qualify(source, spec.table)}"
         lines += [
             f"  IF pg_catalog.to_regprocedure({literal(name + '()')}) IS NOT NULL THEN",
             "    RAISE EXCEPTION USING ERRCODE = 'duplicate_function', MESSAGE =",
-            f"      {literal(f'function {name}() exists already, so the audit trigger of ')}"
-            f" || {literal(qualify(source, spec.table))} || ' was not created',",
+            f"      {literal(f'function {name}() exists already, so {trigger} was not created')},",
             "      HINT = 'Drop it first if it is yours, or name another: function=...';",
             "  END IF;",
         ]
@@ -255,7 +255,7 @@ def _check_tables(spec: AuditSpec, default_schema: str, *, new_function: bool) -
             "  );",
             "  IF missing IS NOT NULL THEN",
             "    RAISE EXCEPTION USING ERRCODE = 'undefined_column', MESSAGE =",
-            f"      {literal(f'table {table} has no column ')} || missing,",
+            f"      pg_catalog.concat({literal(f'table {table} has no column ')}, missing),",
             "      HINT = 'Add the column in this migration before the audit trigger, "
             "or leave it out of columns=[...].';",
             "  END IF;",
@@ -272,7 +272,7 @@ def _revoke(spec: AuditSpec, default_schema: str, *, tables: bool) -> str:
     audit = qualify(schemas(spec, default_schema)[1], spec.audit_table)
     made = _regprocedure(function_name(spec, default_schema))
     kinds = [
-        "    SELECT 'FUNCTION ' || p.oid::pg_catalog.regprocedure::pg_catalog.text, p.proowner,",
+        "    SELECT 'FUNCTION ', p.oid::pg_catalog.regprocedure::pg_catalog.text, p.proowner,",
         "      COALESCE(p.proacl, pg_catalog.acldefault('f', p.proowner))",
         "    FROM pg_catalog.pg_proc AS p",
         f"    WHERE p.oid OPERATOR(pg_catalog.=) {made}",
@@ -280,12 +280,12 @@ def _revoke(spec: AuditSpec, default_schema: str, *, tables: bool) -> str:
     if tables:
         kinds += [
             "    UNION ALL",
-            "    SELECT 'TABLE ' || c.oid::pg_catalog.regclass::pg_catalog.text, c.relowner,",
+            "    SELECT 'TABLE ', c.oid::pg_catalog.regclass::pg_catalog.text, c.relowner,",
             "      COALESCE(c.relacl, pg_catalog.acldefault('r', c.relowner))",
             "    FROM pg_catalog.pg_class AS c",
             f"    WHERE c.oid OPERATOR(pg_catalog.=) {literal(audit)}::pg_catalog.regclass",
             "    UNION ALL",
-            "    SELECT 'SEQUENCE ' || c.oid::pg_catalog.regclass::pg_catalog.text, c.relowner,",
+            "    SELECT 'SEQUENCE ', c.oid::pg_catalog.regclass::pg_catalog.text, c.relowner,",
             "      COALESCE(c.relacl, pg_catalog.acldefault('s', c.relowner))",
             "    FROM pg_catalog.pg_class AS c",
             "    JOIN pg_catalog.pg_depend AS d ON d.objid OPERATOR(pg_catalog.=) c.oid",
@@ -299,16 +299,18 @@ def _revoke(spec: AuditSpec, default_schema: str, *, tables: bool) -> str:
             "  item pg_catalog.record;",
             "BEGIN",
             "  FOR item IN",
-            "    SELECT DISTINCT made.what, COALESCE(pg_catalog.quote_ident(r.rolname), 'PUBLIC')"
-            " AS grantee",
+            "    SELECT DISTINCT made.kind, made.name,",
+            "      COALESCE(pg_catalog.quote_ident(r.rolname), 'PUBLIC') AS grantee",
             "    FROM (",
             *("  " + line for line in kinds),
-            "    ) AS made (what, owner, acl)",
+            "    ) AS made (kind, name, owner, acl)",
             "    CROSS JOIN LATERAL pg_catalog.aclexplode(made.acl) AS a",
             "    LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) a.grantee",
             "    WHERE a.grantee OPERATOR(pg_catalog.<>) made.owner",
             "  LOOP",
-            "    EXECUTE 'REVOKE ALL ON ' || item.what || ' FROM ' || item.grantee;",
+            "    EXECUTE pg_catalog.concat(",
+            "      'REVOKE ALL ON ', item.kind, item.name, ' FROM ', item.grantee",
+            "    );",
             "  END LOOP;",
             "END",
         ]
@@ -327,9 +329,10 @@ def drop_audit_table(table: str, schema: str, *, allow_history_loss: bool) -> st
         [
             "BEGIN",
             f"  IF EXISTS (SELECT FROM {name}) THEN",
-            "    RAISE NOTICE USING MESSAGE =",
-            f"      {literal(f'audit table {name} holds records and was kept; ')}",
-            "      || 'drop it with -x audit_allow_history_loss=yes, or by hand';",
+            "    RAISE NOTICE USING MESSAGE = pg_catalog.concat(",
+            f"      {literal(f'audit table {name} holds records and was kept; ')},",
+            "      'drop it with -x audit_allow_history_loss=yes, or by hand'",
+            "    );",
             "  ELSE",
             f"    DROP TABLE {name};",
             "  END IF;",
@@ -351,9 +354,10 @@ def drop_audit_column(table: str, column: str, schema: str, *, allow_history_los
         [
             "BEGIN",
             f"  IF EXISTS (SELECT FROM {name} WHERE {quote(column)} IS NOT NULL) THEN",
-            "    RAISE NOTICE USING MESSAGE =",
-            f"      {literal(f'column {quote(column)} of audit table {name} holds values and ')}",
-            "      || 'was kept; drop it with -x audit_allow_history_loss=yes, or by hand';",
+            "    RAISE NOTICE USING MESSAGE = pg_catalog.concat(",
+            f"      {literal(f'column {quote(column)} of audit table {name} holds values and ')},",
+            "      'was kept; drop it with -x audit_allow_history_loss=yes, or by hand'",
+            "    );",
             "  ELSE",
             f"    {dropped};",
             "  END IF;",
