@@ -1,5 +1,6 @@
 """Declared specs and found states to operations, and the protection of history. No I/O."""
 
+import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 
 import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
@@ -40,10 +41,20 @@ def compare(
             made.append(CreateAuditTriggerOp(AuditState(spec)))
         elif state is not None and spec is None:
             made.append(DropAuditTriggerOp.from_state(state))
-        elif state is not None and spec is not None and AuditState(spec) != state:
+        elif (
+            state is not None
+            and spec is not None
+            and (state.found or _unordered(state.spec) != _unordered(spec))
+        ):
             _refuse_moves(state.spec, spec)
             made.append(ReplaceAuditTriggerOp(state, AuditState(spec)))
     return made
+
+
+def _unordered(spec: AuditSpec) -> AuditSpec:
+    """Return a spec without the order of its columns, which means nothing in the database."""
+    lists = ("key", "columns", "hash_columns", "ignore_columns")
+    return dataclasses.replace(spec, **{name: tuple(sorted(getattr(spec, name))) for name in lists})
 
 
 def _refuse_moves(old: AuditSpec, new: AuditSpec) -> None:
