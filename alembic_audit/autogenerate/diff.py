@@ -1,6 +1,5 @@
 """Declared specs and found states to operations, and the protection of history. No I/O."""
 
-import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 
 import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
@@ -54,7 +53,10 @@ def compare(
 def _unordered(spec: AuditSpec) -> AuditSpec:
     """Return a spec without the order of its columns, which means nothing in the database."""
     lists = ("key", "columns", "hash_columns", "ignore_columns")
-    return dataclasses.replace(spec, **{name: tuple(sorted(getattr(spec, name))) for name in lists})
+    kwargs = spec.full_kwargs()
+    return AuditSpec.from_kwargs(
+        spec.table, **{**kwargs, **{name: sorted(kwargs[name]) for name in lists}}
+    )
 
 
 def _refuse_moves(old: AuditSpec, new: AuditSpec) -> None:
