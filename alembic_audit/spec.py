@@ -312,14 +312,21 @@ class AuditSpec:
             raise SpecError(f"ignore_columns of {self.table!r} names key columns {ignored}")
         if not self.watched:
             raise SpecError(f"ignore_columns of {self.table!r} leaves no column to watch")
-        seen: set[str] = set()
-        for name in self.audit_column_names:
+        sides = [
+            *(f"setting audit.{setting.name}" for setting in self.session_settings),
+            *(f"source column {name!r}" for name in self.columns),
+            *(f"hash of source column {name!r}" for name in self.hash_columns),
+        ]
+        own = len(self.audit_column_names) - len(sides)
+        seen: dict[str, str] = {}
+        for name, side in zip(self.audit_column_names, ["own column"] * own + sides, strict=True):
             if name in seen:
                 raise SpecError(
-                    f"the audit table of {self.table!r} would have two columns {name!r}; rename "
-                    "the setting by the naming convention 'audit.setting', or exclude the column"
+                    f"the audit table of {self.table!r} would have two columns {name!r}: "
+                    f"{seen[name]} and {side}; rename the setting by the naming convention "
+                    "'audit.setting', or exclude the column"
                 )
-            seen.add(name)
+            seen[name] = side
         if len(seen) > 1600:
             raise SpecError(
                 f"the audit table of {self.table!r} would have {len(seen)} columns; PostgreSQL "

@@ -1,6 +1,6 @@
 """A picture of a database's catalog, to compare before and after.
 
-Objects are named, never numbered, and columns stand under their names: a column that was dropped and
+Objects are named, never numbered, and columns stand under their names: one that was dropped and
 added again is the same column. Privileges are sets, with the default spelt out.
 """
 

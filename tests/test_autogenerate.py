@@ -115,7 +115,7 @@ CASES = [
     Case(
         "change_options",
         models(PLAIN),
-        lambda: models(with_setting())(),
+        models(with_setting()),
         (
             "SET audit.username = 'joe'",
             INSERT,

@@ -1,4 +1,4 @@
-"""What somebody changed by hand: named, mended, and brought back by the downgrade of the mending."""
+"""What somebody changed by hand: named, mended, and brought back by the downgrade of that."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,16 +35,22 @@ def models(audited: bool = True) -> sa.MetaData:
     return metadata
 
 
+def the_body(project: Project) -> str:
+    ((body,),) = project.rows("SELECT prosrc FROM pg_proc WHERE proname ~ 'account_audit'")
+    return str(body)
+
+
 def edited(change: Callable[[str], str]) -> Callable[[Project], None]:
     """Return what changes the body of the function and nothing else."""
 
     def run(project: Project) -> None:
-        ((body,),) = project.rows("SELECT prosrc FROM pg_proc WHERE proname ~ 'account_audit'")
-        assert change(body) != body
-        project.execute(
-            f"CREATE OR REPLACE FUNCTION {FUNCTION}() RETURNS trigger SECURITY DEFINER "
-            f"LANGUAGE plpgsql AS $body${change(body)}$body$".replace("%", "%%")
-        )
+        body = the_body(project)
+        with project.engine.begin() as connection, connection.connection.cursor() as cursor:
+            cursor.execute(  # by the driver itself, which leaves % alone
+                f"CREATE OR REPLACE FUNCTION {FUNCTION}() RETURNS trigger SECURITY DEFINER "
+                f"LANGUAGE plpgsql AS $body${change(body)}$body$"
+            )
+        assert change(body) == the_body(project) != body
 
     return run
 
@@ -249,7 +255,7 @@ def test_drift(case: Case, tmp_path: Path, server: postgres.Server, database: Da
 
 
 @pytest.mark.usefixtures("reader")
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [one for one in CASES if one.name != "no_header"], ids=str)
 def test_drift_of_a_trail_that_ends(case: Case, tmp_path: Path, database: Database) -> None:
     """Stopping a trail that drifted works, and the downgrade gives the drift back too."""
     project = Project(tmp_path, database)
@@ -257,8 +263,6 @@ def test_drift_of_a_trail_that_ends(case: Case, tmp_path: Path, database: Databa
     case.make(project)
     drifted = snapshot(project.engine)
 
-    if case.name == "no_header":
-        pytest.skip("without a header and without a declaration it is nobody's: see below")
     project.migrate(models(audited=False))
     assert {} == snapshot(project.engine)["functions"]
     assert {} == snapshot(project.engine)["triggers"]
