@@ -113,7 +113,7 @@ def derive(table: sa.Table) -> sa.Table | None:
                 "'audit.table' that tells them apart"
             )
         if [c.name for c in existing.columns] == [c.name for c in columns] and all(
-            repr(old.type) == repr(new.type)
+            (repr(old.type), old.nullable) == (repr(new.type), new.nullable)
             for old, new in zip(existing.columns, columns, strict=True)
         ):
             _mark(table, existing, made)
