@@ -1,0 +1,96 @@
+"""What comparing costs: statements, and locks that it waits for."""
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import produce_migrations
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import event
+
+from alembic_audit import catalog, tables
+from tests.conftest import Database
+
+PLAIN = ["alembic.autogenerate.*"]
+OURS = [*PLAIN, "alembic_audit"]
+CONSTANT = 2
+"""Statements that one autogenerate has beside Alembic's own."""
+
+
+def models(count: int) -> sa.MetaData:
+    metadata = sa.MetaData()
+    for number in range(count):
+        sa.Table(
+            f"t{number}",
+            metadata,
+            sa.Column("id", sa.Integer, primary_key=True),
+            sa.Column("email", sa.Text),
+            info={"audit.options": {"enabled": True}},
+        )
+    return metadata
+
+
+def upgrade(engine: sa.Engine, metadata: sa.MetaData) -> None:
+    """Run what autogenerate proposes, in one transaction."""
+    with engine.begin() as connection:
+        context = MigrationContext.configure(connection, opts={"autogenerate_plugins": OURS})
+        operations = Operations(context)
+        made = produce_migrations(context, metadata).upgrade_ops
+        assert made is not None
+        for op in made.ops:
+            for each in getattr(op, "ops", [op]):
+                operations.invoke(each)
+
+
+def statements(engine: sa.Engine, metadata: sa.MetaData, plugins: list[str]) -> int:
+    """Count the statements of one autogenerate, which finds no difference."""
+    seen: list[str] = []
+
+    def count(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+        seen.append(statement)
+
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"autogenerate_plugins": plugins})
+        event.listen(engine, "before_cursor_execute", count)
+        try:
+            made = produce_migrations(context, metadata).upgrade_ops
+        finally:
+            event.remove(engine, "before_cursor_execute", count)
+    assert made is not None
+    assert [] == made.ops
+    return len(seen)
+
+
+@pytest.mark.parametrize("count", [10, 100, 500])
+def test_statements(count: int, database: Database) -> None:
+    """One autogenerate has as many statements as plain Alembic on the 2N tables, plus two."""
+    metadata = models(count)
+    upgrade(database.engine, metadata)
+    assert len(metadata.tables) == 2 * count
+
+    plain = statements(database.engine, metadata, PLAIN)
+    ours = statements(database.engine, metadata, OURS)
+
+    print(f"{count} audited tables: {ours} statements, plain Alembic {plain}")
+    assert plain + CONSTANT == ours
+
+
+def test_waits_for_nobody(database: Database) -> None:
+    """Our queries read on while another session holds ACCESS EXCLUSIVE on every table."""
+    metadata = models(3)
+    upgrade(database.engine, metadata)
+    specs = tables.derive_all(metadata)
+    names = ", ".join(metadata.tables)
+    with database.engine.connect() as other, database.engine.connect() as connection:
+        other.exec_driver_sql(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
+        connection.exec_driver_sql("SET lock_timeout = '100ms'")
+
+        found = catalog.read(connection, specs, "public", {"public"})
+
+        held = connection.exec_driver_sql(
+            "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND relation IN"
+            " (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)"
+        ).scalar_one()
+    assert [(("public", one.table), catalog.AuditState(one)) for one in specs] == sorted(
+        found.states.items(), key=lambda item: item[0]
+    )
+    assert 0 == held
