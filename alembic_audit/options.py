@@ -88,7 +88,7 @@ def read(table: sa.Table) -> AuditOptions | None:
     if not isinstance(given["enabled"], bool):
         raise DeclarationError(f"enabled in {where} must be a bool, found {given['enabled']!r}")
     if not given["enabled"]:
-        if defaults.get("enabled") and not (own or {}).get("reason"):
+        if defaults.get("enabled") and not own.get("reason"):
             raise DeclarationError(
                 f"{where} says no where {DEFAULTS_KEY!r} audits everything; say why: "
                 "{'enabled': False, 'reason': '...'}"

@@ -300,9 +300,7 @@ def storage_type(declared: TypeEngine[Any], style: str) -> TypeEngine[Any]:
     its base type, a native enum TEXT (in ``classic`` itself), both inside arrays too. CHECK
     constraints that a type brings along are left behind.
     """
-    variant = declared.dialect_impl(_PG) if declared._variant_mapping else declared
-    if declared._variant_mapping.get("postgresql") is not None:
-        variant = declared._variant_mapping["postgresql"]
+    variant = declared._variant_mapping.get("postgresql", declared)
     inner: TypeEngine[Any] = variant
     if isinstance(variant, sa.types.TypeDecorator) and not isinstance(variant, sa.Interval):
         inner = variant.load_dialect_impl(_PG)
