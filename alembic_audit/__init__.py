@@ -3,6 +3,7 @@
 Importing this package imports no Alembic, so that application models can import it.
 """
 
+from alembic_audit.check import check_trails
 from alembic_audit.errors import AuditError, DeclarationError, NotBuiltError, SpecError
 from alembic_audit.listeners import enable
 from alembic_audit.naming import (
@@ -26,5 +27,6 @@ __all__ = [
     "__version__",
     "audit_table",
     "audited",
+    "check_trails",
     "enable",
 ]

@@ -1,12 +1,13 @@
 """What the database holds: specs and their drift. The only module that reads catalogs.
 
-Two statements, whatever the number of tables. They read raw catalogs and take no lock that anything
-but DROP of the object itself waits for.
+Three statements, whatever the number of tables. They read raw catalogs and take no lock that
+anything but DROP of the object itself waits for.
 """
 
 import dataclasses
+import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,21 +16,31 @@ import sqlparse
 from alembic_audit import sql
 from alembic_audit.naming import qualify, quote
 from alembic_audit.spec import HEADER, AuditSpec, NewerSpecError
+from alembic_audit.sql import text
 
 BODY_EDITED = "body edited"
 HEADER_MISSING = "header missing"
 SECURITY_DEFINER_LOST = "SECURITY DEFINER lost"
 SET_CLAUSE = "SET clause"
 EXECUTE_GRANTED = "EXECUTE granted"
+OWNER_CHANGED = "owner changed"
+ORPHANED_FUNCTION = "orphaned function"
 TRIGGER_MISSING = "trigger missing"
 TRIGGER_DISABLED = "trigger disabled"
+DISABLED_ON_PARTITION = "trigger disabled on a partition"
+ENABLE_ALWAYS_LOST = "ENABLE ALWAYS lost"
 TRIGGER_RETIMED = "trigger retimed"
 TRIGGER_ELSEWHERE = "trigger on another table"
 SECOND_TRIGGER = "second trigger"
+AUDIT_TABLE_MISSING = "audit table missing"
+AUDIT_COLUMN_MISSING = "audit column missing"
+SEQUENCE_CACHE = "sequence CACHE"
 
 _FUNCTIONS = sa.text(
     """
-    SELECT p.oid, n.nspname, p.proname, p.prosrc, p.prosecdef, p.proconfig, ARRAY(
+    SELECT p.oid, n.nspname, p.proname, p.prosrc, p.prosecdef, p.proconfig,
+      pg_catalog.pg_get_userbyid(p.proowner)::pg_catalog.text AS owner,
+      current_user::pg_catalog.text AS me, ARRAY(
       SELECT pg_catalog.concat(
         COALESCE(pg_catalog.quote_ident(r.rolname), 'PUBLIC'),
         CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' END
@@ -44,8 +55,16 @@ _FUNCTIONS = sa.text(
     FROM pg_catalog.pg_proc AS p
     JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
     WHERE p.prorettype = 'pg_catalog.trigger'::pg_catalog.regtype
-      AND n.nspname IN :schemas
-      AND (pg_catalog.starts_with(p.prosrc, :header) OR p.proname IN :names)
+      AND n.nspname = ANY (:schemas)
+      AND (
+        pg_catalog.starts_with(p.prosrc, :header)
+        OR p.proname = ANY (:names)
+        OR EXISTS (
+          SELECT FROM pg_catalog.pg_trigger AS t, pg_catalog.unnest(:prefixes) AS prefix
+          WHERE t.tgfoid = p.oid AND t.tgparentid = 0
+            AND pg_catalog.starts_with(t.tgname::pg_catalog.text, prefix)
+        )
+      )
       AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_depend AS d
         WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
@@ -54,28 +73,79 @@ _FUNCTIONS = sa.text(
     ORDER BY n.nspname, p.proname
     """
 ).bindparams(
-    sa.bindparam("schemas", type_=sa.String(), expanding=True),
-    sa.bindparam("names", type_=sa.String(), expanding=True),
-    sa.bindparam("header", type_=sa.String()),
+    sa.bindparam("schemas", type_=sa.ARRAY(sa.Text())),
+    sa.bindparam("names", type_=sa.ARRAY(sa.Text())),
+    sa.bindparam("prefixes", type_=sa.ARRAY(sa.Text())),
+    sa.bindparam("header", type_=sa.Text()),
 )
 
 _TRIGGERS = sa.text(
     """
     SELECT t.tgname, n.nspname, c.relname, t.tgfoid, t.tgtype, t.tgenabled::pg_catalog.text,
+      t.tgparentid <> 0 AS cloned,
       (t.tgqual IS NULL AND t.tgnargs = 0 AND t.tgattr::pg_catalog.text = ''
         AND t.tgconstraint = 0 AND t.tgoldtable IS NULL AND t.tgnewtable IS NULL) AS plain,
-      pg_catalog.pg_get_triggerdef(t.oid) AS definition
+      pg_catalog.pg_get_triggerdef(t.oid) AS definition,
+      CASE WHEN ours.oid IS NULL THEN p.prosrc END AS foreign_source
     FROM pg_catalog.pg_trigger AS t
     JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE t.tgfoid IN :functions AND t.tgparentid = 0
+    JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
+    LEFT JOIN pg_catalog.unnest(CAST(:functions AS pg_catalog.oid[])) AS ours (oid)
+      ON ours.oid = t.tgfoid
+    WHERE ours.oid IS NOT NULL
+      OR (NOT t.tgisinternal AND t.tgparentid = 0 AND (n.nspname, c.relname) IN (
+        SELECT * FROM ROWS FROM (
+          pg_catalog.unnest(:table_schemas), pg_catalog.unnest(:tables)
+        ) AS declared
+      ))
     ORDER BY n.nspname, c.relname, t.tgname
     """
-).bindparams(sa.bindparam("functions", type_=sa.BigInteger(), expanding=True))
+).bindparams(
+    sa.bindparam("functions", type_=sa.ARRAY(sa.BigInteger())),
+    sa.bindparam("table_schemas", type_=sa.ARRAY(sa.Text())),
+    sa.bindparam("tables", type_=sa.ARRAY(sa.Text())),
+)
 
-# pg_trigger.h: ROW 1, INSERT 4, DELETE 8, UPDATE 16, TRUNCATE 32; AFTER is no bit.
+_RELATIONS = sa.text(
+    """
+    SELECT n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner)::pg_catalog.text AS owner,
+      ARRAY(
+        SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+      ) AS columns,
+      sequence.nspname AS sequence_schema, sequence.relname AS sequence, sequence.seqcache
+    FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    LEFT JOIN LATERAL (
+      SELECT sn.nspname, sc.relname, s.seqcache
+      FROM pg_catalog.pg_depend AS d
+      JOIN pg_catalog.pg_sequence AS s ON s.seqrelid = d.objid
+      JOIN pg_catalog.pg_class AS sc ON sc.oid = s.seqrelid
+      JOIN pg_catalog.pg_namespace AS sn ON sn.oid = sc.relnamespace
+      JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid
+      WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'i'
+        AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = c.oid
+        AND a.attname = 'audit_id'
+    ) AS sequence ON true
+    WHERE c.relkind IN ('r', 'p', 'f') AND (n.nspname, c.relname) IN (
+      SELECT * FROM ROWS FROM (pg_catalog.unnest(:schemas), pg_catalog.unnest(:names)) AS wanted
+    )
+    """
+).bindparams(
+    sa.bindparam("schemas", type_=sa.ARRAY(sa.Text())),
+    sa.bindparam("names", type_=sa.ARRAY(sa.Text())),
+)
+
+# pg_trigger.h: ROW 1, BEFORE 2, INSERT 4, DELETE 8, UPDATE 16, TRUNCATE 32, INSTEAD 64; AFTER is
+# neither of BEFORE and INSTEAD.
 _EVENT_BITS = {"insert": 4, "delete": 8, "update": 16, "truncate": 32}
-_STATES = {"D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
+_ROW_BIT, _NOT_AFTER_BITS = 1, 66
+_STATES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
+_INSERTS = re.compile(r"insert\s+into\s+([^\s(]+)", re.IGNORECASE)
+
+Name = tuple[str, str]
+"""Schema and name, resolved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +163,35 @@ class AuditState:
     Attributes:
         spec: What was meant.
         found: Statements that make, of what the spec gives, what is there; none without drift.
+        audit_table_missing: There is no audit table.
+        drift: What is other than meant, for people.
+        owners: Statements that give function and audit table the owners they have.
+        restore: Statements that make what is there, where the spec's own cannot run.
     """
 
     spec: AuditSpec
     found: tuple[str, ...] = ()
+    audit_table_missing: bool = False
     drift: tuple[Drift, ...] = dataclasses.field(default=(), compare=False)
+    owners: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    restore: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stray:
+    """A function of ours, with its triggers, that is part of no trail.
+
+    Attributes:
+        table: The table that its first trigger is on.
+        function: The function.
+        audit_table: The audit table that its header names; None without a header.
+        restore: Statements that make function and triggers as they are.
+    """
+
+    table: Name
+    function: Name
+    audit_table: str | None
+    restore: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +200,32 @@ class Catalog:
 
     Attributes:
         states: By resolved schema and name of the audited table.
+        strays: What is ours and part of no trail.
         newer: Functions that a newer version of this package wrote, with the reason.
+        foreign: Triggers of others on declared tables.
     """
 
-    states: dict[tuple[str, str], AuditState]
+    states: dict[Name, AuditState]
+    strays: list[Stray]
     newer: dict[str, str]
+    foreign: list["ForeignTrigger"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ForeignTrigger:
+    """Somebody else's trigger on a declared table.
+
+    Attributes:
+        table: The table it is on.
+        name: The trigger.
+        inserts_into: The tables that its function names after INSERT INTO, as written, unquoted.
+        after_row: It is an AFTER ROW trigger.
+    """
+
+    table: Name
+    name: str
+    inserts_into: tuple[str, ...]
+    after_row: bool
 
 
 def read(
@@ -118,6 +233,7 @@ def read(
     declared: Sequence[AuditSpec],
     default_schema: str,
     schemas: Collection[str],
+    prefixes: Collection[str] = (),
 ) -> Catalog:
     """Return the audit triggers in some schemas.
 
@@ -126,46 +242,103 @@ def read(
         declared: What the models ask for; it finds functions whose header is gone.
         default_schema: What a schema of None means.
         schemas: The schemas whose functions are considered, resolved.
+        prefixes: What the names of our triggers begin with; it finds functions whose header is
+            gone and whose table is not declared any more.
     """
-    by_name = {(sql.schemas(one, default_schema)[1], one.function): one for one in declared}
+    by_name = {(text.schemas(one, default_schema)[1], one.function): one for one in declared}
     functions = connection.execute(
         _FUNCTIONS,
         {
             "header": HEADER,
             "schemas": sorted({*schemas, *(schema for schema, _ in by_name)}),
             "names": sorted({name for _, name in by_name}),
+            "prefixes": sorted(prefix for prefix in prefixes if prefix),
         },
     ).all()
     triggers: dict[int, list[sa.Row[Any]]] = defaultdict(list)
-    for row in connection.execute(_TRIGGERS, {"functions": [row.oid for row in functions]}):
-        triggers[row.tgfoid].append(row)
+    foreign: list[ForeignTrigger] = []
+    tables = sorted({(text.schemas(one, default_schema)[0], one.table) for one in declared})
+    for row in connection.execute(
+        _TRIGGERS,
+        {
+            "functions": [row.oid for row in functions],
+            "table_schemas": [schema for schema, _ in tables],
+            "tables": [name for _, name in tables],
+        },
+    ):
+        if row.foreign_source is None:
+            triggers[row.tgfoid].append(row)
+        else:
+            foreign.append(_foreign(row))
 
-    states: dict[tuple[str, str], AuditState] = {}
+    taken, strays, newer = _sort_out(functions, triggers, by_name, default_schema, prefixes)
+    relations = _relations(connection, [spec for spec, _, _ in taken.values()], default_schema)
+    states = {
+        name: _State(spec, row, triggers[row.oid], relations, default_schema).read(headless)
+        for name, (spec, row, headless) in taken.items()
+    }
+    made = [
+        Stray(
+            _table_of(spec, triggers[row.oid], default_schema),
+            (row.nspname, row.proname),
+            spec.audit_table if spec else None,
+            _restore(row, triggers[row.oid]),
+        )
+        for spec, row in strays
+    ]
+    return Catalog(states, made, newer, foreign)
+
+
+_Taken = dict[Name, tuple[AuditSpec, "sa.Row[Any]", bool]]
+
+
+def _sort_out(
+    functions: Sequence[sa.Row[Any]],
+    triggers: Mapping[int, Sequence[sa.Row[Any]]],
+    by_name: Mapping[Name, AuditSpec],
+    default_schema: str,
+    prefixes: Collection[str],
+) -> tuple[_Taken, list[tuple[AuditSpec | None, sa.Row[Any]]], dict[str, str]]:
+    """Return the trails (spec, function, whether its header is gone), strays and newer ones."""
+    taken: _Taken = {}
+    strays: list[tuple[AuditSpec | None, sa.Row[Any]]] = []
     newer: dict[str, str] = {}
+    elsewhere: list[tuple[AuditSpec, sa.Row[Any]]] = []
     for row in functions:
+        name = (row.nspname, row.proname)
+        own = [trigger for trigger in triggers.get(row.oid, ()) if not trigger.cloned]
         try:
             spec = AuditSpec.from_body(row.prosrc)
         except NewerSpecError as error:
-            newer[qualify(row.nspname, row.proname)] = str(error)
+            newer[qualify(*name)] = str(error)
             continue
-        headless = spec is None
         if spec is None:
-            spec = by_name.get((row.nspname, row.proname))
-            if spec is None or not _calls_by_our_trigger(spec, triggers[row.oid], default_schema):
-                continue  # somebody else's function of that name
-        source, audit = sql.schemas(spec, default_schema)
-        if (audit, spec.function) != (row.nspname, row.proname):
-            continue  # a copy in another schema, of another tenant
-        states[(source, spec.table)] = _state(
-            spec, row, triggers[row.oid], default_schema, headless=headless
-        )
-    return Catalog(states, newer)
+            spec = by_name.get(name)
+            if spec is not None and _calls_by_our_trigger(spec, own, default_schema):
+                taken[(text.schemas(spec, default_schema)[0], spec.table)] = (spec, row, True)
+            elif own and all(one.tgname.startswith(tuple(filter(None, prefixes))) for one in own):
+                strays.append((None, row))
+            continue  # or somebody else's function of that name
+        source, audit = text.schemas(spec, default_schema)
+        if (audit, spec.function) == name:
+            taken[(source, spec.table)] = (spec, row, False)
+        elif audit == row.nspname or spec.audit_schema is not None:
+            elsewhere.append((spec, row))
+        # Otherwise a copy in another schema, of another tenant.
+    for spec, row in elsewhere:
+        source, audit = text.schemas(spec, default_schema)
+        renamed = dataclasses.replace(spec, function=row.proname)
+        if audit == row.nspname and (source, spec.table) not in taken:
+            taken[(source, spec.table)] = (renamed, row, False)
+        else:
+            strays.append((spec, row))
+    return taken, strays, newer
 
 
 def _calls_by_our_trigger(
     spec: AuditSpec, triggers: Sequence[sa.Row[Any]], default_schema: str
 ) -> bool:
-    source = sql.schemas(spec, default_schema)[0]
+    source = text.schemas(spec, default_schema)[0]
     names = set(spec.trigger_names.values())
     return any(
         (row.nspname, row.relname) == (source, spec.table) and row.tgname in names
@@ -173,71 +346,228 @@ def _calls_by_our_trigger(
     )
 
 
-def _state(
-    spec: AuditSpec,
-    row: sa.Row[Any],
-    triggers: Sequence[sa.Row[Any]],
-    default_schema: str,
-    *,
-    headless: bool,
-) -> AuditState:
-    drift: list[Drift] = []
-    found: list[str] = []
-    name = qualify(row.nspname, row.proname)
-    meant = sql.body(spec, default_schema)
-    if headless:
-        drift.append(Drift(HEADER_MISSING, f"function {name} lost its first line"))
-    if row.prosrc != meant:
-        what = "in comments and white space" if _same_code(row.prosrc, meant) else "in code"
-        drift.append(Drift(BODY_EDITED, f"the body of {name} was edited, {what}"))
-    if not row.prosecdef:
-        drift.append(Drift(SECURITY_DEFINER_LOST, f"function {name} is SECURITY INVOKER"))
-    if row.proconfig:
-        drift.append(Drift(SET_CLAUSE, f"function {name} has SET {', '.join(row.proconfig)}"))
-    if drift:
-        found.append(
-            sql.restore_function(
-                name, row.prosrc, definer=row.prosecdef, settings=row.proconfig or ()
+def _relations(
+    connection: sa.Connection, specs: Sequence[AuditSpec], default_schema: str
+) -> dict[Name, sa.Row[Any]]:
+    """Return the audited tables and audit tables that there are."""
+    names = sorted(
+        {
+            name
+            for spec in specs
+            for name in zip(
+                text.schemas(spec, default_schema), (spec.table, spec.audit_table), strict=True
             )
-        )
-    for grantee in row.grantees:
-        drift.append(Drift(EXECUTE_GRANTED, f"{grantee} may execute {name}"))
-        found.append(f"GRANT EXECUTE ON FUNCTION {name}() TO {grantee}")
-    _compare_triggers(spec, name, triggers, default_schema, drift, found)
-    return AuditState(spec, tuple(found), tuple(drift))
+        }
+    )
+    rows = connection.execute(
+        _RELATIONS,
+        {"schemas": [schema for schema, _ in names], "names": [name for _, name in names]},
+    )
+    return {(row.nspname, row.relname): row for row in rows}
 
 
-def _compare_triggers(
-    spec: AuditSpec,
-    function: str,
-    triggers: Sequence[sa.Row[Any]],
-    default_schema: str,
-    drift: list[Drift],
-    found: list[str],
-) -> None:
-    source = sql.schemas(spec, default_schema)[0]
-    wanted = {name: _trigger_type(spec, kind) for kind, name in spec.trigger_names.items()}
+def _foreign(row: sa.Row[Any]) -> ForeignTrigger:
+    """Return somebody else's trigger."""
+    return ForeignTrigger(
+        (row.nspname, row.relname),
+        row.tgname,
+        tuple(
+            name.rpartition(".")[2].replace('"', "")
+            for name in _INSERTS.findall(row.foreign_source)
+        ),
+        bool(row.tgtype & _ROW_BIT) and not row.tgtype & _NOT_AFTER_BITS,
+    )
+
+
+def _table_of(spec: AuditSpec | None, triggers: Sequence[sa.Row[Any]], default_schema: str) -> Name:
     for row in triggers:
-        table = qualify(row.nspname, row.relname)
-        trigger = f"trigger {quote(row.tgname)} on {table}"
-        definition = _definition(row.definition, function)
-        ours = (row.nspname, row.relname) == (source, spec.table)
-        if ours and row.tgname in wanted:
-            if wanted.pop(row.tgname) != row.tgtype or not row.plain:
-                drift.append(Drift(TRIGGER_RETIMED, f"{trigger} is now: {row.definition}"))
-                found += [f"DROP TRIGGER {quote(row.tgname)} ON {table}", definition]
-        else:
+        if not row.cloned:
+            return (row.nspname, row.relname)
+    assert spec is not None  # without a header a trigger is what made it a stray
+    return (text.schemas(spec, default_schema)[0], spec.table)
+
+
+def _restore(row: sa.Row[Any], triggers: Sequence[sa.Row[Any]]) -> tuple[str, ...]:
+    """Return statements that make a function and its triggers as they are."""
+    name = qualify(row.nspname, row.proname)
+    made = [
+        sql.restore_function(
+            name, row.prosrc, definer=row.prosecdef, settings=row.proconfig or (), new=True
+        ),
+        sql.revoke_function(name),
+        *(f"GRANT EXECUTE ON FUNCTION {name}() TO {grantee}" for grantee in row.grantees),
+    ]
+    if row.owner != row.me:
+        made.append(f"ALTER FUNCTION {name}() OWNER TO {quote(row.owner)}")
+    for trigger in triggers:
+        if not trigger.cloned:
+            made.append(text.printable(_definition(trigger.definition, name)))
+        if trigger.tgenabled != "O":
+            made.append(_set_state(trigger))
+    return tuple(made)
+
+
+def _set_state(row: sa.Row[Any]) -> str:
+    table = qualify(row.nspname, row.relname)
+    return f"ALTER TABLE {table} {_STATES[row.tgenabled]} TRIGGER {quote(row.tgname)}"
+
+
+class _State:
+    """One trail, on the way from rows to an AuditState."""
+
+    def __init__(
+        self,
+        spec: AuditSpec,
+        row: sa.Row[Any],
+        triggers: Sequence[sa.Row[Any]],
+        relations: Mapping[Name, sa.Row[Any]],
+        default_schema: str,
+    ) -> None:
+        source, audit = text.schemas(spec, default_schema)
+        self.spec = spec
+        self.row = row
+        self.triggers = triggers
+        self.default_schema = default_schema
+        self.name = qualify(row.nspname, row.proname)
+        self.source_name = (source, spec.table)
+        self.audit_name = (audit, spec.audit_table)
+        self.orphaned = self.source_name not in relations
+        self.audit = relations.get(self.audit_name)
+        self.drift: list[Drift] = []
+        self.found: list[str] = []
+
+    def read(self, headless: bool) -> AuditState:
+        """Return the state; *headless* says that the function has no header."""
+        self._compare_function(headless)
+        self._compare_owners()
+        self._compare_audit_table()
+        if self.orphaned:
+            table = qualify(*self.source_name)
+            self._drifted(ORPHANED_FUNCTION, f"{self.name} is there, and table {table} is not")
+        self._compare_triggers()
+        return AuditState(
+            self.spec,
+            tuple(map(text.printable, self.found)),
+            self.audit is None,
+            tuple(self.drift),
+            self._owners(),
+            _restore(self.row, self.triggers) if self.orphaned or self.audit is None else (),
+        )
+
+    def _drifted(self, kind: str, detail: str, *found: str) -> None:
+        self.drift.append(Drift(kind, detail))
+        self.found += found
+
+    def _compare_function(self, headless: bool) -> None:
+        row, name = self.row, self.name
+        meant = sql.body(self.spec, self.default_schema)
+        if headless:
+            self._drifted(HEADER_MISSING, f"function {name} lost its first line")
+        if row.prosrc != meant:
+            what = "in comments and white space" if _same_code(row.prosrc, meant) else "in code"
+            self._drifted(BODY_EDITED, f"the body of {name} was edited, {what}")
+        if not row.prosecdef:
+            self._drifted(SECURITY_DEFINER_LOST, f"function {name} is SECURITY INVOKER")
+        if row.proconfig:
+            self._drifted(SET_CLAUSE, f"function {name} has SET {', '.join(row.proconfig)}")
+        if self.drift:
+            self.found.append(
+                sql.restore_function(
+                    name, row.prosrc, definer=row.prosecdef, settings=row.proconfig or ()
+                )
+            )
+        for grantee in row.grantees:
+            self._drifted(
+                EXECUTE_GRANTED,
+                f"{grantee} may execute {name}",
+                f"GRANT EXECUTE ON FUNCTION {name}() TO {grantee}",
+            )
+
+    def _compare_owners(self) -> None:
+        wanted = self.spec.owner
+        if wanted is None:
+            return
+        audit = qualify(*self.audit_name)
+        if self.row.owner != wanted:
+            self._drifted(
+                OWNER_CHANGED,
+                f"function {self.name} belongs to {self.row.owner}, not to {wanted}",
+                f"ALTER FUNCTION {self.name}() OWNER TO {quote(self.row.owner)}",
+            )
+        if self.audit is not None and self.audit.owner != wanted:
+            self._drifted(
+                OWNER_CHANGED,
+                f"audit table {audit} belongs to {self.audit.owner}, not to {wanted}",
+                f"ALTER TABLE {audit} OWNER TO {quote(self.audit.owner)}",
+            )
+
+    def _owners(self) -> tuple[str, ...]:
+        made = [f"ALTER FUNCTION {self.name}() OWNER TO {quote(self.row.owner)}"]
+        if self.audit is not None:
+            audit = qualify(*self.audit_name)
+            made.append(f"ALTER TABLE {audit} OWNER TO {quote(self.audit.owner)}")
+        return tuple(made)
+
+    def _compare_audit_table(self) -> None:
+        name = qualify(*self.audit_name)
+        if self.audit is None:
+            self._drifted(AUDIT_TABLE_MISSING, f"audit table {name} is gone")
+            return
+        for column in self.spec.audit_column_names:
+            if column not in self.audit.columns:
+                self._drifted(
+                    AUDIT_COLUMN_MISSING, f"column {quote(column)} of audit table {name} is gone"
+                )
+        if self.audit.seqcache not in (None, 1):
+            sequence = qualify(self.audit.sequence_schema, self.audit.sequence)
+            self._drifted(
+                SEQUENCE_CACHE,
+                f"{sequence} has CACHE {self.audit.seqcache}, so that audit_id is no order",
+                f"ALTER SEQUENCE {sequence} CACHE {self.audit.seqcache}",
+            )
+
+    def _compare_triggers(self) -> None:
+        wanted = {
+            name: _trigger_type(self.spec, kind) for kind, name in self.spec.trigger_names.items()
+        }
+        normal = "A" if self.spec.always else "O"
+        for row in self.triggers:
+            table = qualify(row.nspname, row.relname)
+            trigger = f"trigger {quote(row.tgname)} on {table}"
+            if row.cloned:
+                if row.tgenabled != normal:
+                    self._state(DISABLED_ON_PARTITION, trigger, row)
+                continue
+            definition = _definition(row.definition, self.name)
+            ours = (row.nspname, row.relname) == self.source_name
+            if ours and row.tgname in wanted:
+                if wanted.pop(row.tgname) != row.tgtype or not row.plain:
+                    self._drifted(
+                        TRIGGER_RETIMED,
+                        f"{trigger} is now: {row.definition}",
+                        f"DROP TRIGGER {quote(row.tgname)} ON {table}",
+                        definition,
+                    )
+                if row.tgenabled != normal:
+                    lost = normal == "A" and row.tgenabled == "O"
+                    self._state(ENABLE_ALWAYS_LOST if lost else TRIGGER_DISABLED, trigger, row)
+                elif normal == "A" and definition in self.found:
+                    self.found.append(_set_state(row))
+                continue
             kind = SECOND_TRIGGER if ours else TRIGGER_ELSEWHERE
-            drift.append(Drift(kind, f"{trigger} calls {function} too"))
-            found.append(definition)
-        if row.tgenabled != "O":
-            state = _STATES[row.tgenabled]
-            drift.append(Drift(TRIGGER_DISABLED, f"{trigger} is in state {state}"))
-            found.append(f"ALTER TABLE {table} {state} TRIGGER {quote(row.tgname)}")
-    for name in wanted:
-        table = qualify(source, spec.table)
-        drift.append(Drift(TRIGGER_MISSING, f"trigger {quote(name)} on {table} is gone"))
-        found.append(f"DROP TRIGGER {quote(name)} ON {table}")
+            self._drifted(kind, f"{trigger} calls {self.name} too", definition)
+            if row.tgenabled != "O":
+                self._state(TRIGGER_DISABLED, trigger, row)
+        for name in wanted:
+            table = qualify(*self.source_name)
+            drop = f"DROP TRIGGER {quote(name)} ON {table}"
+            if self.orphaned:
+                self.found.append(drop)
+            else:
+                self._drifted(TRIGGER_MISSING, f"trigger {quote(name)} on {table} is gone", drop)
+
+    def _state(self, kind: str, trigger: str, row: sa.Row[Any]) -> None:
+        self._drifted(kind, f"{trigger} is in state {_STATES[row.tgenabled]}", _set_state(row))
 
 
 def _trigger_type(spec: AuditSpec, kind: str) -> int:

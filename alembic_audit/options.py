@@ -20,8 +20,6 @@ NOT_BUILT = {
     "level": "row",
     "indexes": None,
     "append_only": False,
-    "always": False,
-    "owner": None,
     "partitions": (),
 }
 """Documented options that this version refuses, each with the only value it accepts."""
@@ -42,6 +40,8 @@ class AuditOptions:
         skip_unchanged: An UPDATE that changes no stored column is not recorded.
         changed_columns: An own column names the columns that an UPDATE changed.
         audit_columns: ``standard`` or ``classic``.
+        always: The triggers fire also while ``session_replication_role`` is ``replica``.
+        owner: The role that owns function and audit table; None is who runs the migration.
     """
 
     schema_name: str | None = None
@@ -54,6 +54,8 @@ class AuditOptions:
     skip_unchanged: bool = False
     changed_columns: bool = False
     audit_columns: str = "standard"
+    always: bool = False
+    owner: str | None = None
 
 
 _NAMES = {field.name for field in dataclasses.fields(AuditOptions)}
@@ -121,13 +123,14 @@ def _validated(table: sa.Table, where: str, given: dict[str, Any]) -> AuditOptio
         option = f"{mark}_columns"
         if marks[mark]:
             given[option] = tuple(dict.fromkeys((*given.get(option, ()), *marks[mark])))
-    for name in ("skip_unchanged", "changed_columns"):
+    for name in ("skip_unchanged", "changed_columns", "always"):
         if name in given and not isinstance(given[name], bool):
             raise DeclarationError(f"{name} in {where} must be a bool, found {given[name]!r}")
-    if "schema_name" in given and not isinstance(given["schema_name"], str | None):
-        raise DeclarationError(
-            f"schema_name in {where} must be a string or None, found {given['schema_name']!r}"
-        )
+    for name in ("schema_name", "owner"):
+        if name in given and not isinstance(given[name], str | None):
+            raise DeclarationError(
+                f"{name} in {where} must be a string or None, found {given[name]!r}"
+            )
     if given.get("audit_columns", "standard") not in STYLES:
         raise DeclarationError(
             f"audit_columns in {where} must be one of {', '.join(STYLES)}, "

@@ -17,7 +17,7 @@ HEADER = "-- alembic_audit: "
 OPERATIONS = ("insert", "update", "delete", "truncate")
 STYLES = ("standard", "classic")
 CURRENT_VERSION = 1
-"""The newest version of the SQL templates in ``alembic_audit.sql``."""
+"""The newest version of the SQL templates in ``alembic_audit.sql``; what a declaration gets."""
 
 OWN_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "standard": (
@@ -39,6 +39,11 @@ class NewerSpecError(SpecError):
 def hash_column(column: str) -> str:
     """Return the name of the audit column that holds the hash of *column*."""
     return naming.shorten(f"{column}_sha256")
+
+
+def key_index(spec: "AuditSpec") -> str:
+    """Return the name of the index on the key columns and ``audit_id``."""
+    return naming.shorten(f"{spec.audit_table}_key_idx")
 
 
 def setting_column(name: str, style: str) -> str:
@@ -77,7 +82,9 @@ class AuditSpec:
     audit_columns: str = "standard"
     skip_unchanged: bool = False
     changed_columns: bool = False
-    version: int = CURRENT_VERSION
+    always: bool = False
+    owner: str | None = None
+    version: int = 1
 
     @property
     def identity(self) -> tuple[str | None, str]:
@@ -138,9 +145,14 @@ class AuditSpec:
         audit_columns: str = "standard",
         skip_unchanged: bool = False,
         changed_columns: bool = False,
-        version: int = CURRENT_VERSION,
+        always: bool = False,
+        owner: str | None = None,
+        version: int = 1,
     ) -> "AuditSpec":
         """Return the spec that the arguments of ``op.create_audit_trigger`` describe.
+
+        The default of *version* stays 1 for ever: a migration that was written without it goes on
+        writing what it wrote.
 
         Raises:
             SpecError: They describe none; the message names the argument.
@@ -189,6 +201,8 @@ class AuditSpec:
             audit_columns=style,
             skip_unchanged=bool(skip_unchanged),
             changed_columns=bool(changed_columns),
+            always=bool(always),
+            owner=owner,
             version=version,
         )
         spec._check()
@@ -219,6 +233,8 @@ class AuditSpec:
             "audit_columns": self.audit_columns,
             "skip_unchanged": self.skip_unchanged,
             "changed_columns": self.changed_columns,
+            "always": self.always,
+            "owner": self.owner,
             "version": self.version,
         }
 
@@ -283,6 +299,7 @@ class AuditSpec:
             ("audit_schema", self.audit_schema),
             ("function", self.function),
             ("trigger", self.trigger),
+            ("owner", self.owner),
         ):
             if name is not None:
                 naming.check_identifier(name, what)

@@ -129,7 +129,7 @@ def derive(table: sa.Table) -> sa.Table | None:
     )
     if made.audit_columns == "standard" and made.key:
         sa.Index(
-            naming.shorten(f"{made.audit_table}_key_idx"),
+            spec.key_index(made),
             *(audit.c[name] for name in made.key),
             audit.c.audit_id,
         )
@@ -202,6 +202,9 @@ def make_spec(table: sa.Table, wanted: AuditOptions) -> spec.AuditSpec:
             audit_columns=wanted.audit_columns,
             skip_unchanged=wanted.skip_unchanged,
             changed_columns=wanted.changed_columns,
+            always=wanted.always,
+            owner=wanted.owner,
+            version=spec.CURRENT_VERSION,
         )
     except SpecError as error:
         raise DeclarationError(f"table {table.fullname!r} cannot be audited: {error}") from error

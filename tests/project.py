@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from alembic.config import Config
 from tests.conftest import Database
 
 ENV = """
+import alembic_audit
 from alembic import context
 attributes = context.config.attributes
 kwargs = dict(
@@ -25,11 +27,13 @@ if context.is_offline_mode():
     )
     with context.begin_transaction():
         context.run_migrations()
+        alembic_audit.check_trails(context)
 else:
     with attributes["engine"].connect() as connection:
         context.configure(connection=connection, **kwargs)
         with context.begin_transaction():
             context.run_migrations()
+            alembic_audit.check_trails(context)
 """
 
 TEMPLATE = '''"""${message}"""
@@ -80,6 +84,18 @@ class Project:
         )
         text = (self.path / "versions" / f"{self.count:04}_step.py").read_text()
         return text[text.index("def upgrade") :]
+
+    def edit(self, change: Callable[[str], str]) -> str:
+        """Change the newest revision as a person would; return both bodies."""
+        path = self.path / "versions" / f"{self.count:04}_step.py"
+        path.write_text(change(path.read_text()))
+        text = path.read_text()
+        return text[text.index("def upgrade") :]
+
+    def forget(self) -> None:
+        """Delete the newest revision, which was never run."""
+        (self.path / "versions" / f"{self.count:04}_step.py").unlink()
+        self.count -= 1
 
     def upgrade(self, revision: str = "head") -> None:
         command.upgrade(self.config, revision)

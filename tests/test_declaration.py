@@ -407,8 +407,6 @@ def test_mistake_in_disabled_options() -> None:
         ("level", "statement"),
         ("indexes", ()),
         ("append_only", True),
-        ("always", True),
-        ("owner", "auditor"),
         ("partitions", ["account_1"]),
     ],
 )
@@ -420,7 +418,7 @@ def test_not_built(option: str, value: Any) -> None:
 
 def test_default_of_not_built() -> None:
     """The documented default of an option that is not built yet is no mistake."""
-    assert derive(table(info=info(level="row", always=False, owner=None))) is not None
+    assert derive(table(info=info(level="row", indexes=None))) is not None
 
 
 def test_audit_of_an_audit_table() -> None:

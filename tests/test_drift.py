@@ -11,8 +11,8 @@ from alembic.util import CommandError
 from alembic_audit import catalog
 from tests.catalogs import snapshot
 from tests.conftest import Database
+from tests.journey import EMPTY, psql
 from tests.project import Project
-from tests.test_autogenerate import EMPTY, psql
 from tools import postgres
 
 FUNCTION = '"public"."public_account_audit"'

@@ -1,5 +1,6 @@
 """The operations as people write them: online and offline, and what they refuse."""
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,20 @@ import alembic_audit.autogenerate.render  # noqa: F401  (registers the renderers
 from alembic_audit.catalog import AuditState, Drift
 from alembic_audit.errors import SpecError
 from alembic_audit.operations import (
+    AlterAuditColumnOp,
+    CreateAuditSchemaOp,
     CreateAuditTriggerOp,
     DropAuditColumnOp,
+    DropAuditSchemaOp,
     DropAuditTableOp,
     DropAuditTriggerOp,
+    LockAuditedTablesOp,
+    NumberAuditTableOp,
+    RenameAuditedColumnOp,
+    RenameAuditedTableOp,
     ReplaceAuditTriggerOp,
+    RestoreAuditTriggerOp,
+    SnapshotAuditTableOp,
 )
 from alembic_audit.spec import AuditSpec
 from tests.catalogs import snapshot
@@ -297,6 +307,7 @@ FULL = AuditSpec.from_kwargs(
     skip_unchanged=True,
     changed_columns=True,
 )
+RENAMED = AuditSpec.from_kwargs("customer", columns=["id", "email"], key=["id"])
 FOUND = (
     "ALTER TABLE x DISABLE TRIGGER y",
     "one\n\ttwo 'x' \\ \r\n\x0b%s :y {z}\n",
@@ -306,15 +317,35 @@ DRIFT = (Drift("body edited", "the\nbody"),)
 OPS = [
     CreateAuditTriggerOp(AuditState(PLAIN)),
     CreateAuditTriggerOp(AuditState(FULL, FOUND)),
+    CreateAuditTriggerOp(AuditState(FULL), snapshot=True),
     DropAuditTriggerOp("account"),
     DropAuditTriggerOp.from_state(AuditState(PLAIN)),
     DropAuditTriggerOp.from_state(AuditState(FULL)),
-    ReplaceAuditTriggerOp(AuditState(PLAIN, FOUND, DRIFT), AuditState(PLAIN)),
+    ReplaceAuditTriggerOp(AuditState(PLAIN, FOUND, drift=DRIFT), AuditState(PLAIN)),
     ReplaceAuditTriggerOp(AuditState(PLAIN), AuditState(PLAIN, FOUND)),
     ReplaceAuditTriggerOp(
         AuditState(FULL, FOUND),
         AuditState(AuditSpec.from_kwargs(HOSTILE, schema="my schema", columns=["x"])),
     ),
+    ReplaceAuditTriggerOp(AuditState(PLAIN, audit_table_missing=True), AuditState(PLAIN)),
+    ReplaceAuditTriggerOp(AuditState(PLAIN), AuditState(PLAIN), snapshot=True),
+    RestoreAuditTriggerOp("account", FOUND),
+    RestoreAuditTriggerOp(HOSTILE, FOUND, schema="my schema"),
+    RenameAuditedTableOp(PLAIN, RENAMED),
+    RenameAuditedTableOp(FULL, dataclasses.replace(FULL, table="other", function="g")),
+    RenameAuditedColumnOp(
+        PLAIN, dataclasses.replace(PLAIN, columns=("id", HOSTILE)), "email", HOSTILE
+    ),
+    SnapshotAuditTableOp(PLAIN),
+    SnapshotAuditTableOp(FULL),
+    AlterAuditColumnOp("account_audit", "x", nullable=True),
+    AlterAuditColumnOp(HOSTILE, HOSTILE, schema="my schema", nullable=False),
+    NumberAuditTableOp("account_audit"),
+    NumberAuditTableOp(HOSTILE, schema="my schema"),
+    CreateAuditSchemaOp(HOSTILE),
+    DropAuditSchemaOp(HOSTILE),
+    LockAuditedTablesOp(["account"]),
+    LockAuditedTablesOp([HOSTILE, ("my schema", HOSTILE)], mode="SHARE ROW EXCLUSIVE"),
     DropAuditTableOp("account_audit"),
     DropAuditTableOp(HOSTILE, schema="my schema"),
     DropAuditColumnOp("account_audit", "x"),
@@ -324,7 +355,9 @@ OPS = [
 
 def held(op: MigrateOperation) -> dict[str, Any]:
     """Return what an operation holds, but for what only its reversal needs."""
-    left_out = ("state", "created", "added") if not isinstance(op, CreateAuditTriggerOp) else ()
+    left_out = {"created", "added", "of", "restore", "snapshot"}
+    if not isinstance(op, CreateAuditTriggerOp):
+        left_out.add("state")
     return {name: value for name, value in vars(op).items() if name not in left_out}
 
 

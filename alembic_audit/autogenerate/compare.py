@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
@@ -10,15 +11,18 @@ import sqlalchemy as sa
 from alembic.util import CommandError, DispatchPriority, PriorityDispatchResult
 
 import alembic_audit.autogenerate.render  # noqa: F401  (registers the renderers)
-from alembic_audit import catalog, sql, tables
-from alembic_audit.autogenerate import diff, order
+from alembic_audit import catalog, tables
+from alembic_audit.autogenerate import diff, notices, order, protect, rows
+from alembic_audit.catalog import AuditState, Catalog, Name
 from alembic_audit.errors import AuditError
-from alembic_audit.operations import display_name
+from alembic_audit.naming import CONVENTIONS
+from alembic_audit.operations import CreateAuditSchemaOp, display_name
 from alembic_audit.spec import AuditSpec
+from alembic_audit.sql.text import function_name
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
-    from alembic.operations.ops import UpgradeOps
+    from alembic.operations.ops import MigrateOperation, UpgradeOps
 
 log = logging.getLogger(__name__)
 
@@ -80,12 +84,49 @@ def compare(
     default_schema = connection.dialect.default_schema_name or "public"
     everything: list[AuditSpec] = upgrade_ops.info[_DERIVED]
     resolved = {schema or default_schema for schema in schemas}
-    _require_schemas(everything, resolved, default_schema)
-    found = catalog.read(connection, everything, default_schema, resolved)
+    new_schemas = _new_schemas(context, everything, resolved)
+    found = catalog.read(connection, everything, default_schema, resolved, _prefixes(context))
     for name, reason in sorted(found.newer.items()):
         log.warning("Function %s was left alone: %s; upgrade alembic_audit", name, reason)
+    declared, states = _filtered(context, everything, found, default_schema)
+    notices.stop_at_second_trails(declared, found.foreign, default_schema)
+    try:
+        upgrade_ops.ops[:] = _operations(upgrade_ops.ops, declared, states, found, default_schema)
+    except AuditError as error:
+        raise CommandError(str(error)) from error
+    upgrade_ops.ops[:0] = [CreateAuditSchemaOp(schema) for schema in new_schemas]
+    notices.log_all(upgrade_ops.ops, found.foreign, default_schema)
+    return PriorityDispatchResult.CONTINUE
 
-    tables_by_name = {
+
+def _operations(
+    theirs: Sequence[MigrateOperation],
+    declared: Mapping[Name, AuditSpec],
+    states: Mapping[Name, AuditState],
+    found: Catalog,
+    default_schema: str,
+) -> list[MigrateOperation]:
+    specs = [*declared.values(), *(state.spec for state in found.states.values())]
+    audit_tables = {(one.audit_schema or default_schema, one.audit_table) for one in specs}
+    changes = [(states[name].spec, declared[name]) for name in states if name in declared]
+    notices.log_kept(theirs, audit_tables, changes, default_schema)
+    theirs = protect.protect(theirs, audit_tables, default_schema, changes)
+    ours = diff.compare(
+        declared,
+        states,
+        compile_anew=rows.with_retyped_settings(theirs, changes, default_schema),
+        unrecorded=rows.unrecorded(theirs, declared, states, default_schema),
+    )
+    strays = diff.drop_strays(found.strays, default_schema)
+    merged = order.merge(theirs, [*strays, *ours], default_schema)
+    return order.lock(merged, states, default_schema)
+
+
+def _filtered(
+    context: AutogenContext, everything: list[AuditSpec], found: Catalog, default_schema: str
+) -> tuple[dict[Name, AuditSpec], dict[Name, AuditState]]:
+    """Return the specs and states whose tables the user's filters admit."""
+    known = {
         (table.schema or default_schema, table.name): table
         for metadata in _metadatas(context)
         for table in metadata.tables.values()
@@ -93,29 +134,15 @@ def compare(
     declared = {
         (one.schema or default_schema, one.table): one
         for one in everything
-        if sql.function_name(one, default_schema) not in found.newer
-        and _included(context, tables_by_name, one, default_schema)
+        if function_name(one, default_schema) not in found.newer
+        and _included(context, known, one, default_schema)
     }
     states = {
         name: state
         for name, state in found.states.items()
-        if name in declared
-        or name not in tables_by_name
-        or _table_included(context, tables_by_name[name])
+        if name in declared or name not in known or _table_included(context, known[name])
     }
-    audit_tables = {
-        (one.audit_schema or default_schema, one.audit_table)
-        for one in [*everything, *(state.spec for state in found.states.values())]
-    }
-    try:
-        ours = diff.compare(declared, states)
-        theirs = diff.protect(upgrade_ops.ops, audit_tables, default_schema)
-    except AuditError as error:
-        raise CommandError(str(error)) from error
-    for op in ours:
-        log.info("Detected %s", " ".join(str(part) for part in op.to_diff_tuple()[:2]))
-    upgrade_ops.ops[:] = order.merge(theirs, ours, default_schema)
-    return PriorityDispatchResult.CONTINUE
+    return declared, states
 
 
 def _metadatas(context: AutogenContext) -> list[sa.MetaData]:
@@ -125,15 +152,39 @@ def _metadatas(context: AutogenContext) -> list[sa.MetaData]:
     return [metadata] if isinstance(metadata, sa.MetaData) else list(metadata)
 
 
-def _require_schemas(specs: list[AuditSpec], resolved: set[str], default_schema: str) -> None:
+def _prefixes(context: AutogenContext) -> set[str]:
+    """Return what the names of audit triggers begin with, by any naming convention in use."""
+    conventions = [CONVENTIONS, *(metadata.naming_convention for metadata in _metadatas(context))]
+    return {
+        str(convention.get("audit.trigger", "")).partition("%")[0] for convention in conventions
+    }
+
+
+def _new_schemas(context: AutogenContext, specs: list[AuditSpec], resolved: set[str]) -> list[str]:
+    """Return the declared audit schemas that do not exist.
+
+    Raises:
+        CommandError: A schema exists, and autogenerate does not look at it.
+    """
+    absent = set()
     for one in specs:
         for schema in (one.schema, one.audit_schema):
-            if schema is not None and schema not in resolved:
-                raise CommandError(
-                    f"{display_name(one)} and its audit table {one.audit_table!r} use schema "
-                    f"{schema!r}, which autogenerate does not look at, so the table would be "
-                    "created again for ever; write include_schemas=True in context.configure(...)"
-                )
+            if schema is None or schema in resolved:
+                continue
+            # include_schemas looks at every schema that there is and that include_name admits.
+            if context.opts.get("include_schemas") and context.run_name_filters(
+                schema, "schema", {}
+            ):
+                if schema != one.schema:
+                    absent.add(schema)
+                continue
+            raise CommandError(
+                f"{display_name(one)} and its audit table {one.audit_table!r} use schema "
+                f"{schema!r}, which autogenerate does not look at, so the table would be "
+                "created again for ever; write include_schemas=True in context.configure(...), "
+                "and let include_name admit the schema"
+            )
+    return sorted(absent)
 
 
 def _included(

@@ -1,21 +1,33 @@
-"""Where our operations stand among Alembic's. A pure function of its arguments.
+"""Where our operations stand among Alembic's. Pure functions of their arguments.
 
 Only our operations and the DropColumnOps of audited tables are moved; every other operation stays
 where Alembic put it, so the reversal of the whole is valid as it stands.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
 from alembic.operations import ops
 from alembic.operations.ops import MigrateOperation
 
+from alembic_audit import sql
+from alembic_audit.catalog import ORPHANED_FUNCTION, AuditState, Name
 from alembic_audit.operations import (
+    AddAuditColumnOp,
+    AlterAuditColumnOp,
+    CreateAuditIndexOp,
+    CreateAuditTableOp,
     CreateAuditTriggerOp,
     DropAuditTriggerOp,
+    LockAuditedTablesOp,
+    LockOnDowngradeOp,
+    NumberAuditTableOp,
     ReplaceAuditTriggerOp,
 )
+from alembic_audit.operations.history import MODES, Table
 from alembic_audit.spec import AuditSpec
+
+_SHARE, _EXCLUSIVE = range(len(MODES))
 
 
 def merge(
@@ -24,7 +36,8 @@ def merge(
     """Return all operations in the order in which they can run.
 
     Drops of triggers come first. A trigger is created or replaced after the last operation that
-    creates, adds or alters what it reads and writes, and before columns of its table are dropped.
+    creates, adds or alters what it reads and writes, and before columns of its table are dropped. A
+    new audit table comes just before its trigger, when its table and that one's types are there.
 
     Args:
         theirs: Alembic's operations, protected.
@@ -32,63 +45,180 @@ def merge(
         default_schema: What a schema of None means.
     """
     drops = [op for op in ours if isinstance(op, DropAuditTriggerOp)]
-    rest = list(theirs)
-    late: dict[int, list[MigrateOperation]] = {}
-    for op in ours:
-        if isinstance(op, CreateAuditTriggerOp):
-            spec = op.state.spec
-        elif isinstance(op, ReplaceAuditTriggerOp):
-            spec = op.new.spec
-        else:
+    late = {id(op): _specs(op) for op in ours if not isinstance(op, DropAuditTriggerOp)}
+    sources = {_source(spec, default_schema) for specs in late.values() for spec in specs}
+    audits = {_audit(spec, default_schema) for specs in late.values() for spec in specs}
+    rest: list[MigrateOperation] = []
+    columns: dict[Name, list[MigrateOperation]] = {}
+    tables: dict[Name, list[MigrateOperation]] = {}
+    last: dict[Name, int] = {}
+    for op in theirs:
+        name = _name(op, default_schema)
+        if isinstance(op, CreateAuditTableOp | CreateAuditIndexOp) and name in audits:
+            tables.setdefault(name, []).append(op)
             continue
-        source, audit = _tables(spec, default_schema)
-        rest, dropped = _without_dropped_columns(rest, source, default_schema)
-        place = max(
-            (
-                index + 1
-                for index, other in enumerate(rest)
-                if _name(other, default_schema) in (source, audit)
-            ),
-            default=0,
-        )
-        late.setdefault(place, []).extend([op, *dropped])
+        if isinstance(op, ops.ModifyTableOps) and name in sources:
+            stays, dropped = _without_dropped_columns(op)
+            columns.setdefault(name, []).extend(dropped)
+            rest += [stays] if stays.ops else []
+        else:
+            rest.append(op)
+        last[name] = len(rest)
+    places: dict[int, list[MigrateOperation]] = {}
+    for op in ours:
+        specs = late.get(id(op))
+        if specs:
+            source = _source(specs[-1], default_schema)
+            names = {source, *(_audit(spec, default_schema) for spec in specs)}
+            made = [one for name in sorted(names) for one in tables.pop(name, ())]
+            place = max(last.get(name, 0) for name in names)
+            places.setdefault(place, []).extend([*made, op, *columns.pop(source, ())])
     merged: list[MigrateOperation] = [*drops]
     for index in range(len(rest) + 1):
-        merged += late.get(index, [])
+        merged += places.get(index, [])
         merged += rest[index : index + 1]
     return merged
 
 
-def _tables(spec: AuditSpec, default_schema: str) -> tuple[tuple[str, str], tuple[str, str]]:
-    return (
-        (spec.schema or default_schema, spec.table),
-        (spec.audit_schema or default_schema, spec.audit_table),
-    )
+def lock(
+    operations: Sequence[MigrateOperation], found: Mapping[Name, AuditState], default_schema: str
+) -> list[MigrateOperation]:
+    """Return the operations with what locks their tables first, in either direction.
+
+    Args:
+        operations: All operations, in order.
+        found: The trails there are, by audited table.
+        default_schema: What a schema of None means.
+    """
+    locks = _Locks(found, default_schema)
+    for op in operations:
+        locks.add(op)
+    up, down = locks.up(), locks.down()
+    return [
+        *([up] if up else []),
+        *operations,
+        *([LockOnDowngradeOp(down)] if down else []),
+    ]
 
 
-def _name(op: MigrateOperation, default_schema: str) -> tuple[str, str]:
+class _Locks:
+    """The tables that a migration touches, with the level that each direction needs."""
+
+    def __init__(self, found: Mapping[Name, AuditState], default_schema: str) -> None:
+        self.default_schema = default_schema
+        self.trails = {_audit(state.spec, default_schema): state.spec for state in found.values()}
+        self.sources = set(found)
+        self.shown: dict[Name, Table] = {}
+        self.levels: tuple[dict[Name, int], dict[Name, int]] = ({}, {})
+        self.created = {
+            name
+            for name, state in found.items()
+            if any(drift.kind == ORPHANED_FUNCTION for drift in state.drift)
+        }
+        self.dropped: set[Name] = set()
+        self.left: set[Name] = set()
+
+    def add(self, op: MigrateOperation) -> None:
+        """Take note of an operation."""
+        if isinstance(op, ops.ModifyTableOps):
+            for one in op.ops:
+                self.add(one)
+            return
+        schema, table = getattr(op, "schema", None), getattr(op, "table_name", "")
+        name = _name(op, self.default_schema)
+        if isinstance(op, ops.CreateTableOp):
+            self.created.add(name)
+        elif isinstance(op, ops.DropTableOp):
+            self.dropped.add(name)
+        if isinstance(op, CreateAuditTriggerOp):
+            self._note(op.state.spec.schema, op.state.spec.table, _SHARE, _EXCLUSIVE)
+        elif isinstance(op, DropAuditTriggerOp):
+            if op.state is not None:
+                self._note(schema, table, _EXCLUSIVE, _SHARE)
+        elif isinstance(op, ReplaceAuditTriggerOp):
+            self._replaced(op)
+        elif isinstance(op, AddAuditColumnOp | AlterAuditColumnOp | NumberAuditTableOp):
+            self._note(schema, table, _EXCLUSIVE, _EXCLUSIVE)
+            self._note_source(name)
+        elif isinstance(op, ops.CreateIndexOp) and name in self.trails:
+            self._note(schema, table, _SHARE, _EXCLUSIVE)
+            self._note_source(name)
+        elif name in self.sources and not isinstance(op, ops.CreateTableOp):
+            self._note(schema, table, _EXCLUSIVE, _EXCLUSIVE)
+
+    def _note_source(self, audit: Name) -> None:
+        if spec := self.trails.get(audit):
+            self._note(spec.schema, spec.table, _SHARE, _SHARE)
+
+    def _replaced(self, op: ReplaceAuditTriggerOp) -> None:
+        old, new = op.old.spec, op.new.spec
+        moves = (old.audit_schema, old.audit_table) != (new.audit_schema, new.audit_table)
+        renames = any(one not in old.session_settings for one in new.session_settings) and {
+            one.name for one in old.session_settings
+        } & {one.name for one in new.session_settings}
+        if moves or renames or not sql.same_triggers(old, new, (*op.old.found, *op.new.found)):
+            self._note(new.schema, new.table, _EXCLUSIVE, _EXCLUSIVE)
+        if moves:
+            self.left.add(_audit(old, self.default_schema))
+            self._note(old.audit_schema, old.audit_table, _EXCLUSIVE, None)
+            self._note(new.audit_schema, new.audit_table, None, _EXCLUSIVE)
+
+    def _note(self, schema: str | None, table: str, up: int | None, down: int | None) -> None:
+        name = (schema or self.default_schema, table)
+        self.shown[name] = (schema, table) if schema else table
+        for levels, level in zip(self.levels, (up, down), strict=True):
+            if level is not None:
+                levels[name] = max(level, levels.get(name, 0))
+
+    def up(self) -> LockAuditedTablesOp | None:
+        """Return the lock at the beginning of the upgrade."""
+        return self._lock(self.levels[0], self.created)
+
+    def down(self) -> LockAuditedTablesOp | None:
+        """Return the lock at the beginning of the downgrade."""
+        return self._lock(self.levels[1], self.dropped | self.created | self.left)
+
+    def _lock(
+        self, levels: Mapping[Name, int], absent: Iterable[Name]
+    ) -> LockAuditedTablesOp | None:
+        names = sorted(set(levels) - set(absent))
+        if not names:
+            return None
+        mode = MODES[max(levels[name] for name in names)]
+        return LockAuditedTablesOp([self.shown[name] for name in names], mode=mode)
+
+
+def _specs(op: MigrateOperation) -> list[AuditSpec]:
+    """Return the specs that an operation of ours knows, the new one last."""
+    if isinstance(op, CreateAuditTriggerOp):
+        return [op.state.spec]
+    assert isinstance(op, ReplaceAuditTriggerOp)
+    return [op.old.spec, op.new.spec]
+
+
+def _source(spec: AuditSpec, default_schema: str) -> Name:
+    return (spec.schema or default_schema, spec.table)
+
+
+def _audit(spec: AuditSpec, default_schema: str) -> Name:
+    return (spec.audit_schema or default_schema, spec.audit_table)
+
+
+def _name(op: MigrateOperation, default_schema: str) -> Name:
     if isinstance(op, ops.CreateForeignKeyOp):
         return (op.kw.get("source_schema") or default_schema, op.source_table)
     return (getattr(op, "schema", None) or default_schema, getattr(op, "table_name", ""))
 
 
 def _without_dropped_columns(
-    operations: Sequence[MigrateOperation], source: tuple[str, str], default_schema: str
-) -> tuple[list[MigrateOperation], list[MigrateOperation]]:
-    """Return the operations without the DropColumnOps of a table, and those in a container.
-
-    A ModifyTableOps that is emptied stays, as an empty one: the places of other operations are
-    counted already.
-    """
-    kept: list[MigrateOperation] = []
-    dropped: list[MigrateOperation] = []
-    for op in operations:
-        if isinstance(op, ops.ModifyTableOps) and _name(op, default_schema) == source:
-            columns = [one for one in op.ops if isinstance(one, ops.DropColumnOp)]
-            if columns:
-                others = [one for one in op.ops if one not in columns]
-                kept.append(ops.ModifyTableOps(op.table_name, others, schema=op.schema))
-                dropped.append(ops.ModifyTableOps(op.table_name, columns, schema=op.schema))
-                continue
-        kept.append(op)
-    return kept, dropped
+    op: ops.ModifyTableOps,
+) -> tuple[ops.ModifyTableOps, list[MigrateOperation]]:
+    """Return a container without its DropColumnOps, and those in another."""
+    columns = [one for one in op.ops if isinstance(one, ops.DropColumnOp)]
+    if not columns:
+        return op, []
+    others = [one for one in op.ops if one not in columns]
+    return (
+        ops.ModifyTableOps(op.table_name, others, schema=op.schema),
+        [ops.ModifyTableOps(op.table_name, columns, schema=op.schema)],
+    )

@@ -4,23 +4,38 @@ from typing import Any
 
 import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
 from alembic.autogenerate.api import AutogenContext
-from alembic.autogenerate.render import renderers
+from alembic.autogenerate.render import _repr_type, renderers
 
 from alembic_audit.operations import (
+    AlterAuditColumnOp,
+    CreateAuditSchemaOp,
     CreateAuditTriggerOp,
     DropAuditColumnOp,
+    DropAuditSchemaOp,
     DropAuditTableOp,
     DropAuditTriggerOp,
+    LockAuditedTablesOp,
+    NumberAuditTableOp,
+    RenameAuditedColumnOp,
+    RenameAuditedTableOp,
     ReplaceAuditTriggerOp,
+    RestoreAuditTriggerOp,
+    SnapshotAuditTableOp,
 )
 from alembic_audit.spec import AuditSpec
 
 _WIDTH = 88
 
 
-def _call(context: AutogenContext, name: str, args: list[str], kwargs: dict[str, Any]) -> str:
+class _Code(str):
+    """Text of an argument that is an expression already."""
+
+    __slots__ = ()
+
+
+def _call(context: AutogenContext, name: str, args: list[Any], kwargs: dict[str, Any]) -> str:
     prefix = context.opts.get("alembic_module_prefix") or ""
-    parts = [repr(arg) for arg in args]
+    parts = [_value(arg, 1) for arg in args]
     parts += [f"{key}={_value(value, 1)}" for key, value in kwargs.items()]
     line = f"{prefix}{name}({', '.join(parts)})"
     if "\n" not in line and len(line) <= _WIDTH:
@@ -29,7 +44,11 @@ def _call(context: AutogenContext, name: str, args: list[str], kwargs: dict[str,
 
 
 def _value(value: Any, depth: int) -> str:
-    if isinstance(value, dict) and any(_is_long(one) for one in value.values()):
+    if isinstance(value, _Code):
+        return str(value)
+    if isinstance(value, dict) and (
+        len(repr(value)) > _WIDTH or any(_is_long(one) for one in value.values())
+    ):
         return _block("{}", [f"{k!r}: {_value(v, depth + 1)}" for k, v in value.items()], depth)
     if isinstance(value, list) and _is_long(value):
         return _block("[]", [_text(one, depth + 1) for one in value], depth)
@@ -64,9 +83,25 @@ def _spec_kwargs(spec: AuditSpec, found: tuple[str, ...]) -> dict[str, Any]:
 
 
 @renderers.dispatch_for(CreateAuditTriggerOp)
-def _create(context: AutogenContext, op: CreateAuditTriggerOp) -> str:
+def _create(context: AutogenContext, op: CreateAuditTriggerOp) -> list[str]:
     kwargs = _spec_kwargs(op.state.spec, op.state.found)
-    return _call(context, "create_audit_trigger", [op.state.spec.table], kwargs)
+    lines = [_call(context, "create_audit_trigger", [op.state.spec.table], kwargs)]
+    if op.snapshot:
+        lines += _commented_snapshot(context, op.state.spec, "the table may have rows already")
+    return lines
+
+
+def _commented_snapshot(context: AutogenContext, spec: AuditSpec, why: str) -> list[str]:
+    call = _call(context, "snapshot_audit_table", [spec.table], spec.to_kwargs())
+    return [
+        f"# {why}; to record them as they are now:",
+        *(f"# {line}" for line in call.splitlines()),
+    ]
+
+
+@renderers.dispatch_for(SnapshotAuditTableOp)
+def _snapshot(context: AutogenContext, op: SnapshotAuditTableOp) -> str:
+    return _call(context, "snapshot_audit_table", [op.spec.table], op.spec.to_kwargs())
 
 
 @renderers.dispatch_for(DropAuditTriggerOp)
@@ -82,9 +117,52 @@ def _drop(context: AutogenContext, op: DropAuditTriggerOp) -> str:
 
 @renderers.dispatch_for(ReplaceAuditTriggerOp)
 def _replace(context: AutogenContext, op: ReplaceAuditTriggerOp) -> list[str]:
-    kwargs = {**_spec_kwargs(op.new.spec, op.new.found), "replaces": op.replaces()}
-    comments = [f"# {drift.kind}: {_one_line(drift.detail)}" for drift in op.old.drift]
-    return [*comments, _call(context, "replace_audit_trigger", [op.new.spec.table], kwargs)]
+    spec = op.new.spec
+    kwargs = {**_spec_kwargs(spec, op.new.found), "replaces": op.replaces()}
+    lines = [f"# {drift.kind}: {_one_line(drift.detail)}" for drift in op.old.drift]
+    lines.append(_call(context, "replace_audit_trigger", [spec.table], kwargs))
+    if op.snapshot:
+        why = "this migration changes rows, and no trigger sees it"
+        lines += _commented_snapshot(context, spec, why)
+    return lines
+
+
+@renderers.dispatch_for(RestoreAuditTriggerOp)
+def _restore(context: AutogenContext, op: RestoreAuditTriggerOp) -> str:
+    kwargs = _with_schema(op.schema)
+    args = [op.table_name, list(op.statements)]
+    return _call(context, "restore_audit_trigger", args, kwargs)
+
+
+@renderers.dispatch_for(RenameAuditedTableOp)
+def _rename_table(context: AutogenContext, op: RenameAuditedTableOp) -> str:
+    kwargs = op.new.to_kwargs()
+    if replaces := op.replaces():
+        kwargs["replaces"] = replaces
+    return _call(context, "rename_audited_table", [op.old.table, op.new.table], kwargs)
+
+
+@renderers.dispatch_for(RenameAuditedColumnOp)
+def _rename_column(context: AutogenContext, op: RenameAuditedColumnOp) -> str:
+    args = [op.new.table, op.column, op.renamed]
+    return _call(context, "rename_audited_column", args, op.new.to_kwargs())
+
+
+def rename_table_call(old: AuditSpec, new: AuditSpec) -> str:
+    """Return the call that renames an audited table, in one line."""
+    replaces = RenameAuditedTableOp(old, new).replaces()
+    kwargs = new.to_kwargs() | ({"replaces": replaces} if replaces else {})
+    return _in_one_line("rename_audited_table", [old.table, new.table], kwargs)
+
+
+def rename_column_call(spec: AuditSpec, column: str, renamed: str) -> str:
+    """Return the call that renames a column of an audited table, in one line."""
+    return _in_one_line("rename_audited_column", [spec.table, column, renamed], spec.to_kwargs())
+
+
+def _in_one_line(name: str, args: list[str], kwargs: dict[str, Any]) -> str:
+    parts = [*map(repr, args), *(f"{key}={value!r}" for key, value in kwargs.items())]
+    return f"op.{name}({', '.join(parts)})"
 
 
 def _one_line(text: str) -> str:
@@ -102,3 +180,39 @@ def _drop_column(context: AutogenContext, op: DropAuditColumnOp) -> str:
     args = [op.table_name, op.column_name]
     call = _call(context, "drop_audit_column", args, _with_schema(op.schema))
     return f"{call}  # kept, with a NOTICE, while it holds values"
+
+
+@renderers.dispatch_for(AlterAuditColumnOp)
+def _alter_column(context: AutogenContext, op: AlterAuditColumnOp) -> str:
+    kwargs = _with_schema(op.schema)
+    if op.type_ is None or op.existing_type is None:
+        kwargs["nullable"] = op.nullable
+    else:
+        kwargs["existing_type"] = _Code(_repr_type(op.existing_type, context))
+        kwargs["type_"] = _Code(_repr_type(op.type_, context))
+    return _call(context, "alter_audit_column", [op.table_name, op.column_name], kwargs)
+
+
+@renderers.dispatch_for(NumberAuditTableOp)
+def _number(context: AutogenContext, op: NumberAuditTableOp) -> str:
+    return _call(context, "number_audit_table", [op.table_name], _with_schema(op.schema))
+
+
+@renderers.dispatch_for(CreateAuditSchemaOp)
+def _create_schema(context: AutogenContext, op: CreateAuditSchemaOp) -> str:
+    return _call(context, "create_audit_schema", [op.schema], {})
+
+
+@renderers.dispatch_for(DropAuditSchemaOp)
+def _drop_schema(context: AutogenContext, op: DropAuditSchemaOp) -> str:
+    call = _call(context, "drop_audit_schema", [op.schema], {})
+    return f"{call}  # kept while it holds anything"
+
+
+@renderers.dispatch_for(LockAuditedTablesOp)
+def _lock(context: AutogenContext, op: LockAuditedTablesOp) -> list[str]:
+    nobody = "reads or writes" if op.mode == "ACCESS EXCLUSIVE" else "writes"
+    return [
+        f"# nobody else {nobody} these until the end of the transaction",
+        _call(context, "lock_audited_tables", [list(op.tables)], {"mode": op.mode}),
+    ]

@@ -5,13 +5,22 @@ version of the package are frozen: a migration must always write what it wrote.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from types import ModuleType
 
 from alembic_audit.errors import SpecError
-from alembic_audit.naming import literal, qualify, quote
+from alembic_audit.naming import literal, quote
 from alembic_audit.spec import HEADER, AuditSpec
-from alembic_audit.sql import v1
+from alembic_audit.sql import move, v1
+from alembic_audit.sql.text import (
+    audit_name,
+    do_block,
+    dollar_quote,
+    function_name,
+    printable,
+    source_name,
+)
 
 COMMENT = "history kept by alembic_audit"
 """The constant comment of every audit table; one of the ways it is recognised and protected."""
@@ -20,11 +29,6 @@ _VERSIONS: dict[int, ModuleType] = {1: v1}
 
 NEW_FUNCTION = "CREATE FUNCTION"
 REPLACE_FUNCTION = "CREATE OR REPLACE FUNCTION"
-
-
-def schemas(spec: AuditSpec, default_schema: str) -> tuple[str, str]:
-    """Return the schema of the audited table and that of audit table and function, never None."""
-    return spec.schema or default_schema, spec.audit_schema or default_schema
 
 
 def body(spec: AuditSpec, default_schema: str) -> str:
@@ -37,21 +41,30 @@ def body(spec: AuditSpec, default_schema: str) -> str:
     Raises:
         SpecError: The template version of the spec is not known.
     """
+    text: str = _template(spec).body(
+        spec, source_name(spec, default_schema), audit_name(spec, default_schema)
+    )
+    return text
+
+
+def snapshot(spec: AuditSpec, default_schema: str) -> str:
+    """Return the statement that records every row of an audited table.
+
+    It locks the table SHARE, so that no write comes between.
+    """
+    text: str = _template(spec).snapshot(
+        spec, source_name(spec, default_schema), audit_name(spec, default_schema)
+    )
+    return text
+
+
+def _template(spec: AuditSpec) -> ModuleType:
     if spec.version not in _VERSIONS:
         known = ", ".join(map(str, sorted(_VERSIONS)))
         raise SpecError(
             f"template version {spec.version} is not one of {known}; upgrade alembic_audit"
         )
-    source, audit = schemas(spec, default_schema)
-    text: str = _VERSIONS[spec.version].body(
-        spec, qualify(source, spec.table), qualify(audit, spec.audit_table)
-    )
-    return text
-
-
-def function_name(spec: AuditSpec, default_schema: str) -> str:
-    """Return the qualified, quoted name of the function."""
-    return qualify(schemas(spec, default_schema)[1], spec.function)
+    return _VERSIONS[spec.version]
 
 
 def function(name: str, text: str, *, verb: str, definer: bool = True, options: str = "") -> str:
@@ -71,39 +84,41 @@ def function(name: str, text: str, *, verb: str, definer: bool = True, options: 
     )
 
 
-def dollar_quote(text: str) -> str:
-    """Return *text* between dollar quotes whose tag it does not hold."""
-    tag = "audit"
-    while f"${tag}$" in text or text.endswith("$" + tag):
-        tag += "_"
-    return f"${tag}${text}${tag}$"
-
-
-def do_block(lines: Sequence[str]) -> str:
-    """Return a DO statement of these lines of PL/pgSQL."""
-    return f"DO {dollar_quote(chr(10).join(['', *lines, '']))}"
-
-
 def _trigger_events(spec: AuditSpec) -> str:
     return " OR ".join(name.upper() for name in spec.operations if name != "truncate")
 
 
 def triggers(spec: AuditSpec, default_schema: str) -> list[str]:
-    """Return the CREATE TRIGGER statements of a spec."""
-    table = qualify(schemas(spec, default_schema)[0], spec.table)
+    """Return the statements that make the triggers of a spec."""
+    table = source_name(spec, default_schema)
     call = f"EXECUTE FUNCTION {function_name(spec, default_schema)}()"
     shapes = {
         "row": f"AFTER {_trigger_events(spec)} ON {table} FOR EACH ROW",
         "truncate": f"AFTER TRUNCATE ON {table} FOR EACH STATEMENT",
     }
-    return [
+    made = [
         f"CREATE TRIGGER {quote(name)} {shapes[kind]} {call}"
         for kind, name in spec.trigger_names.items()
+    ]
+    if spec.always:
+        made += [
+            f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {quote(name)}"
+            for name in spec.trigger_names.values()
+        ]
+    return made
+
+
+def owners(spec: AuditSpec, default_schema: str, owner: str) -> list[str]:
+    """Return the statements that give function and audit table to a role."""
+    audit = audit_name(spec, default_schema)
+    return [
+        f"ALTER FUNCTION {function_name(spec, default_schema)}() OWNER TO {quote(owner)}",
+        f"ALTER TABLE {audit} OWNER TO {quote(owner)}",
     ]
 
 
 def create(spec: AuditSpec, default_schema: str) -> list[str]:
-    """Return the statements that start a trail: check, function, triggers, privileges.
+    """Return the statements that start a trail: check, function, triggers, owner, privileges.
 
     The audit table must exist. Nothing is replaced: what stands in the way is an error that names
     it, raised by PostgreSQL before anything changed.
@@ -113,7 +128,8 @@ def create(spec: AuditSpec, default_schema: str) -> list[str]:
         _check_tables(spec, default_schema, new_function=True),
         function(name, body(spec, default_schema), verb=NEW_FUNCTION),
         *triggers(spec, default_schema),
-        _revoke(spec, default_schema, tables=True),
+        *(owners(spec, default_schema, spec.owner) if spec.owner else ()),
+        revoke(spec, default_schema, tables=True),
     ]
 
 
@@ -157,7 +173,7 @@ def drop(source: str, function: str, audit_table: str) -> list[str]:
 def drop_spec(spec: AuditSpec, default_schema: str) -> list[str]:
     """Return the statements that end the trail of a spec and keep its records."""
     return drop(
-        qualify(schemas(spec, default_schema)[0], spec.table),
+        source_name(spec, default_schema),
         function_name(spec, default_schema),
         spec.audit_table,
     )
@@ -169,29 +185,83 @@ def drop_if_there(spec: AuditSpec, default_schema: str) -> str:
 
 
 def replace(
-    old: AuditSpec, new: AuditSpec, default_schema: str, *, same_triggers: bool
+    old: AuditSpec,
+    new: AuditSpec,
+    default_schema: str,
+    *,
+    found: Sequence[str] = (),
+    new_audit_table: bool = False,
 ) -> list[str]:
     """Return the statements that turn one spec into another.
+
+    The trail moves with its names: audit table, columns of settings and function are renamed and
+    keep records and privileges. Where the triggers stay as they are only the function is replaced,
+    which locks no table (PostgreSQL manual, 13.3).
 
     Args:
         old: What is there.
         new: What shall be there.
         default_schema: What a schema of None means.
-        same_triggers: The triggers that are there are those of *new*; only the function is
-            replaced then, which locks no table (PostgreSQL manual, 13.3).
+        found: Statements that were run after *old* was made, and whose effect shall go.
+        new_audit_table: The audit table was created in this migration.
     """
-    if function_name(old, default_schema) != function_name(new, default_schema):
-        return [*drop_spec(old, default_schema), *create(new, default_schema)]
+    name = function_name(new, default_schema)
     statements = [
+        *move.audit_table(old, new, default_schema),
+        *move.function(old, new, default_schema),
         _check_tables(new, default_schema, new_function=False),
-        function(
-            function_name(new, default_schema), body(new, default_schema), verb=REPLACE_FUNCTION
-        ),
+        function(name, body(new, default_schema), verb=REPLACE_FUNCTION),
     ]
-    if not same_triggers:
-        statements += [_drop_triggers(function_name(new, default_schema))]
-        statements += triggers(new, default_schema)
-    return [*statements, _revoke(new, default_schema, tables=False)]
+    if not same_triggers(old, new, found):
+        statements += [_drop_triggers(name), *triggers(new, default_schema)]
+    if new.owner and (new.owner != old.owner or any(" OWNER TO " in one for one in found)):
+        statements += owners(new, default_schema, new.owner)
+    if any(one.startswith("ALTER SEQUENCE ") for one in found):
+        statements.append(move.reset_cache(audit_name(new, default_schema)))
+    return [*statements, revoke(new, default_schema, tables=new_audit_table)]
+
+
+_TRIGGER_STATEMENT = re.compile(
+    r"(DO \$\w+\$\nBEGIN\n  EXECUTE E')?(DROP TRIGGER|CREATE (CONSTRAINT )?TRIGGER|ALTER TABLE) "
+)
+
+
+def same_triggers(old: AuditSpec, new: AuditSpec, found: Sequence[str]) -> bool:
+    """Return whether the triggers that are there are those of *new*."""
+
+    def facts(spec: AuditSpec) -> tuple[object, ...]:
+        return (spec.identity, spec.trigger_names, spec.operations, spec.always)
+
+    return facts(old) == facts(new) and not any(map(_TRIGGER_STATEMENT.match, found))
+
+
+def check_header(spec: AuditSpec, default_schema: str) -> str:
+    """Return the statement that fails unless the function records just what *spec* says."""
+    name = function_name(spec, default_schema)
+    table = source_name(spec, default_schema)
+    message = f"the audit trigger of {table} is not the one that this operation renames"
+    return do_block(
+        [
+            "DECLARE",
+            "  found pg_catalog.text;",
+            "BEGIN",
+            "  SELECT pg_catalog.split_part(prosrc, pg_catalog.chr(10), 1) INTO found",
+            "  FROM pg_catalog.pg_proc WHERE oid",
+            f"    OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure({literal(name + '()')});",
+            f"  IF found OPERATOR(pg_catalog.=) {literal(HEADER + spec.to_json())} THEN",
+            "    RETURN;",
+            "  END IF;",
+            "  RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',",
+            f"    MESSAGE = {literal(message)},",
+            "    DETAIL = pg_catalog.concat(",
+            f"      {literal(f'Expected {name} to begin: {HEADER}{spec.to_json()}')},",
+            "      pg_catalog.chr(10), 'Found: ', COALESCE(found, 'no such function')",
+            "    ),",
+            "    HINT = 'Write all arguments of the trigger as they are after the renaming, and '",
+            "      'in replaces={...} what was other before it.';",
+            "END",
+        ]
+    )
 
 
 def _regprocedure(function: str) -> str:
@@ -223,11 +293,10 @@ def _drop_triggers(function: str) -> str:
 
 
 def _check_tables(spec: AuditSpec, default_schema: str, *, new_function: bool) -> str:
-    source, audit = schemas(spec, default_schema)
     lines = ["DECLARE", "  missing pg_catalog.text;", "BEGIN"]
     if new_function:
         name = function_name(spec, default_schema)
-        trigger = f"the audit trigger of {qualify(source, spec.table)}"
+        trigger = f"the audit trigger of {source_name(spec, default_schema)}"
         lines += [
             f"  IF pg_catalog.to_regprocedure({literal(name + '()')}) IS NOT NULL THEN",
             "    RAISE EXCEPTION USING ERRCODE = 'duplicate_function', MESSAGE =",
@@ -236,8 +305,8 @@ def _check_tables(spec: AuditSpec, default_schema: str, *, new_function: bool) -
             "  END IF;",
         ]
     for table, columns in (
-        (qualify(source, spec.table), spec.stored),
-        (qualify(audit, spec.audit_table), spec.audit_column_names),
+        (source_name(spec, default_schema), spec.stored),
+        (audit_name(spec, default_schema), spec.audit_column_names),
     ):
         wanted = ", ".join(literal(column) for column in columns)
         lines += [
@@ -263,36 +332,48 @@ def _check_tables(spec: AuditSpec, default_schema: str, *, new_function: bool) -
     return do_block([*lines, "END"])
 
 
-def _revoke(spec: AuditSpec, default_schema: str, *, tables: bool) -> str:
+def revoke(spec: AuditSpec, default_schema: str, *, tables: bool) -> str:
     """Take every privilege on what we made from everybody but the owner.
 
     PUBLIC may execute a new function, and default privileges can give more (PostgreSQL manual,
     5.8): who may execute the function can attach it to a table of their own and forge records.
     """
-    audit = qualify(schemas(spec, default_schema)[1], spec.audit_table)
-    made = _regprocedure(function_name(spec, default_schema))
+    audit = audit_name(spec, default_schema)
+    more = _audit_table_privileges(audit) if tables else []
+    return _revoke(function_name(spec, default_schema), more)
+
+
+def revoke_function(name: str) -> str:
+    """Take EXECUTE on a function from everybody but its owner."""
+    return _revoke(name, [])
+
+
+def _audit_table_privileges(audit: str) -> list[str]:
+    return [
+        "    UNION ALL",
+        "    SELECT 'TABLE ', c.oid::pg_catalog.regclass::pg_catalog.text, c.relowner,",
+        "      COALESCE(c.relacl, pg_catalog.acldefault('r', c.relowner))",
+        "    FROM pg_catalog.pg_class AS c",
+        f"    WHERE c.oid OPERATOR(pg_catalog.=) {literal(audit)}::pg_catalog.regclass",
+        "    UNION ALL",
+        "    SELECT 'SEQUENCE ', c.oid::pg_catalog.regclass::pg_catalog.text, c.relowner,",
+        "      COALESCE(c.relacl, pg_catalog.acldefault('s', c.relowner))",
+        "    FROM pg_catalog.pg_class AS c",
+        "    JOIN pg_catalog.pg_depend AS d ON d.objid OPERATOR(pg_catalog.=) c.oid",
+        "      AND d.deptype OPERATOR(pg_catalog.=) 'i'",
+        "    WHERE c.relkind OPERATOR(pg_catalog.=) 'S' AND d.refobjid",
+        f"      OPERATOR(pg_catalog.=) {literal(audit)}::pg_catalog.regclass",
+    ]
+
+
+def _revoke(function: str, more: Sequence[str]) -> str:
     kinds = [
         "    SELECT 'FUNCTION ', p.oid::pg_catalog.regprocedure::pg_catalog.text, p.proowner,",
         "      COALESCE(p.proacl, pg_catalog.acldefault('f', p.proowner))",
         "    FROM pg_catalog.pg_proc AS p",
-        f"    WHERE p.oid OPERATOR(pg_catalog.=) {made}",
+        f"    WHERE p.oid OPERATOR(pg_catalog.=) {_regprocedure(function)}",
+        *more,
     ]
-    if tables:
-        kinds += [
-            "    UNION ALL",
-            "    SELECT 'TABLE ', c.oid::pg_catalog.regclass::pg_catalog.text, c.relowner,",
-            "      COALESCE(c.relacl, pg_catalog.acldefault('r', c.relowner))",
-            "    FROM pg_catalog.pg_class AS c",
-            f"    WHERE c.oid OPERATOR(pg_catalog.=) {literal(audit)}::pg_catalog.regclass",
-            "    UNION ALL",
-            "    SELECT 'SEQUENCE ', c.oid::pg_catalog.regclass::pg_catalog.text, c.relowner,",
-            "      COALESCE(c.relacl, pg_catalog.acldefault('s', c.relowner))",
-            "    FROM pg_catalog.pg_class AS c",
-            "    JOIN pg_catalog.pg_depend AS d ON d.objid OPERATOR(pg_catalog.=) c.oid",
-            "      AND d.deptype OPERATOR(pg_catalog.=) 'i'",
-            "    WHERE c.relkind OPERATOR(pg_catalog.=) 'S' AND d.refobjid",
-            f"      OPERATOR(pg_catalog.=) {literal(audit)}::pg_catalog.regclass",
-        ]
     return do_block(
         [
             "DECLARE",
@@ -317,56 +398,9 @@ def _revoke(spec: AuditSpec, default_schema: str, *, tables: bool) -> str:
     )
 
 
-def drop_audit_table(table: str, schema: str, *, allow_history_loss: bool) -> str:
-    """Return the statement that drops an audit table if it holds no records.
-
-    One that holds records stays, with a NOTICE, unless *allow_history_loss*.
-    """
-    name = qualify(schema, table)
-    if allow_history_loss:
-        return f"DROP TABLE {name}"
-    return do_block(
-        [
-            "BEGIN",
-            f"  IF EXISTS (SELECT FROM {name}) THEN",
-            "    RAISE NOTICE USING MESSAGE = pg_catalog.concat(",
-            f"      {literal(f'audit table {name} holds records and was kept; ')},",
-            "      'drop it with -x audit_allow_history_loss=yes, or by hand'",
-            "    );",
-            "  ELSE",
-            f"    DROP TABLE {name};",
-            "  END IF;",
-            "END",
-        ]
-    )
-
-
-def drop_audit_column(table: str, column: str, schema: str, *, allow_history_loss: bool) -> str:
-    """Return the statement that drops a column of an audit table if it holds no values.
-
-    One that holds values stays, with a NOTICE, unless *allow_history_loss*.
-    """
-    name = qualify(schema, table)
-    dropped = f"ALTER TABLE {name} DROP COLUMN {quote(column)}"
-    if allow_history_loss:
-        return dropped
-    return do_block(
-        [
-            "BEGIN",
-            f"  IF EXISTS (SELECT FROM {name} WHERE {quote(column)} IS NOT NULL) THEN",
-            "    RAISE NOTICE USING MESSAGE = pg_catalog.concat(",
-            f"      {literal(f'column {quote(column)} of audit table {name} holds values and ')},",
-            "      'was kept; drop it with -x audit_allow_history_loss=yes, or by hand'",
-            "    );",
-            "  ELSE",
-            f"    {dropped};",
-            "  END IF;",
-            "END",
-        ]
-    )
-
-
-def restore_function(name: str, text: str, *, definer: bool, settings: Sequence[str]) -> str:
+def restore_function(
+    name: str, text: str, *, definer: bool, settings: Sequence[str], new: bool = False
+) -> str:
     """Return the statement that gives a function back as it was found, byte for byte.
 
     Args:
@@ -374,6 +408,7 @@ def restore_function(name: str, text: str, *, definer: bool, settings: Sequence[
         text: ``pg_proc.prosrc``.
         definer: ``pg_proc.prosecdef``.
         settings: ``pg_proc.proconfig``, entries ``name=value``.
+        new: There is no such function now.
     """
     clauses = ""
     for entry in settings:
@@ -381,13 +416,8 @@ def restore_function(name: str, text: str, *, definer: bool, settings: Sequence[
         # Lists are stored with each element quoted already (guc_tables.c, GUC_LIST_QUOTE).
         shown = value if setting in _QUOTED_LISTS and value else literal(value)
         clauses += f" SET {setting} TO {shown}"
-    statement = function(name, text, verb=REPLACE_FUNCTION, definer=definer, options=clauses)
-    if not set("\t\r\x0b\x0c") & set(statement):
-        return statement
-    # Alembic's offline mode turns tabs into spaces, and editors mend line ends.
-    escapes = {"\\": "\\\\", "'": "''", "\t": "\\t", "\r": "\\r", "\n": "\\n"}
-    escaped = "".join(escapes.get(character, character) for character in statement)
-    return do_block(["BEGIN", f"  EXECUTE E'{escaped}';", "END"])
+    verb = NEW_FUNCTION if new else REPLACE_FUNCTION
+    return printable(function(name, text, verb=verb, definer=definer, options=clauses))
 
 
 _QUOTED_LISTS = frozenset(

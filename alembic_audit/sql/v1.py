@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from alembic_audit.naming import literal, quote
 from alembic_audit.spec import CHANGED_COLUMNS, HEADER, AuditSpec, hash_column
+from alembic_audit.sql.text import comma_separated, do_block
 
 _EQUAL = "OPERATOR(pg_catalog.=)"
 _IMAGE_EQUAL = "OPERATOR(pg_catalog.*=)"
@@ -24,14 +25,7 @@ def body(spec: AuditSpec, source: str, audit: str) -> str:
         audit: The audit table, qualified and quoted.
     """
     lines = [HEADER + spec.to_json(), *_declarations(spec, audit), "BEGIN"]
-    lines += _settings(spec, source)
-    if spec.audit_columns == "standard":
-        lines += [
-            "  audit_user := pg_catalog.current_setting('role');",
-            f"  IF audit_user {_EQUAL} 'none' THEN",
-            "    audit_user := session_user;",
-            "  END IF;",
-        ]
+    lines += [*_settings(spec, source), *_role(spec)]
     branches = {
         "insert": _record(spec, audit, "I", "NEW"),
         "update": _update(spec, audit),
@@ -45,6 +39,33 @@ def body(spec: AuditSpec, source: str, audit: str) -> str:
         keyword = "ELSIF"
     lines += ["  END IF;", "  RETURN NULL;", "END"]
     return "\n".join(["", *lines, ""]).lstrip("\n")
+
+
+def snapshot(spec: AuditSpec, source: str, audit: str) -> str:
+    """Return the statement that records every row that is there, by one ``S`` record each.
+
+    Args:
+        spec: What to record.
+        source: The audited table, qualified and quoted.
+        audit: The audit table, qualified and quoted.
+    """
+    columns, values = _values(spec, "S", "audited_row")
+    return do_block(
+        [
+            "#variable_conflict use_variable",
+            *_declarations(spec, audit),
+            "BEGIN",
+            f"  LOCK TABLE {source} IN SHARE MODE;",
+            *_settings(spec, source),
+            *_role(spec),
+            f"  INSERT INTO {audit} (",
+            *("  " + line for line in comma_separated(map(quote, columns))),
+            "  ) SELECT",
+            *("  " + line for line in comma_separated(values)),
+            f"  FROM {source} AS audited_row;",
+            "END",
+        ]
+    )
 
 
 def _declarations(spec: AuditSpec, audit: str) -> list[str]:
@@ -85,17 +106,43 @@ def _settings(spec: AuditSpec, source: str) -> list[str]:
     return lines
 
 
+def _role(spec: AuditSpec) -> list[str]:
+    """Return the lines that find the role in force; ``current_user`` is the function's owner."""
+    if spec.audit_columns != "standard":
+        return []
+    return [
+        "  audit_user := pg_catalog.current_setting('role');",
+        f"  IF audit_user {_EQUAL} 'none' THEN",
+        "    audit_user := session_user;",
+        "  END IF;",
+    ]
+
+
 def _record(
     spec: AuditSpec, audit: str, operation: str, row: str | None, *, changed: str = "NULL"
 ) -> list[str]:
     """Return the INSERT of one record; *row* is NEW, OLD, or None for TRUNCATE."""
-    values = {"audit_operation": f"'{operation}'"}
+    columns, values = _values(spec, operation, row, changed=changed)
+    return [
+        f"INSERT INTO {audit} (",
+        *comma_separated(map(quote, columns)),
+        ") VALUES (",
+        *comma_separated(values),
+        ");",
+    ]
+
+
+def _values(
+    spec: AuditSpec, operation: str, row: str | None, *, changed: str = "NULL"
+) -> tuple[list[str], list[str]]:
+    """Return the columns of a record, and the expressions that go into them."""
+    values = {
+        "audit_operation": f"'{operation}'",
+        "audit_operation_timestamp": "pg_catalog.clock_timestamp()",
+    }
     if spec.audit_columns == "standard":
-        values["audit_operation_timestamp"] = "pg_catalog.clock_timestamp()"
         values["audit_transaction_id"] = "pg_catalog.txid_current()"
         values["audit_current_user"] = "audit_user"
-    else:
-        values["audit_operation_timestamp"] = "pg_catalog.clock_timestamp()"
     if spec.changed_columns and operation == "U":
         values[CHANGED_COLUMNS] = changed
     for number, setting in enumerate(spec.session_settings, 1):
@@ -105,13 +152,7 @@ def _record(
             values[name] = f"{row}.{quote(name)}"
         for name in spec.hash_columns:
             values[hash_column(name)] = _hash(f"{row}.{quote(name)}")
-    return [
-        f"INSERT INTO {audit} (",
-        *_comma_separated(map(quote, values)),
-        ") VALUES (",
-        *_comma_separated(values.values()),
-        ");",
-    ]
+    return list(values), list(values.values())
 
 
 def _update(spec: AuditSpec, audit: str) -> list[str]:
@@ -152,8 +193,3 @@ def _hash(value: str) -> str:
 
 def _row(row: str, columns: Iterable[str]) -> str:
     return f"ROW({', '.join(f'{row}.{quote(name)}' for name in columns)})::pg_catalog.record"
-
-
-def _comma_separated(items: Iterable[str]) -> list[str]:
-    *most, last = items
-    return [f"  {item}," for item in most] + [f"  {last}"]

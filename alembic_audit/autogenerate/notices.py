@@ -1,0 +1,142 @@
+"""What autogenerate says beside the migration, and what it stops at."""
+
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
+from alembic.operations import ops
+from alembic.operations.ops import MigrateOperation
+from alembic.util import CommandError
+
+from alembic_audit.autogenerate import render
+from alembic_audit.catalog import ForeignTrigger, Name
+from alembic_audit.operations import (
+    CreateAuditTriggerOp,
+    DropAuditTriggerOp,
+    ReplaceAuditTriggerOp,
+    display_name,
+)
+from alembic_audit.spec import AuditSpec
+
+log = logging.getLogger("alembic_audit.autogenerate")
+
+
+def stop_at_second_trails(
+    declared: Mapping[Name, AuditSpec], foreign: Iterable[ForeignTrigger], default_schema: str
+) -> None:
+    """Refuse to audit a table whose changes somebody else's trigger records already.
+
+    Raises:
+        CommandError: A trigger on a declared table inserts into its audit table.
+    """
+    for trigger in foreign:
+        spec = declared.get(trigger.table)
+        if spec is not None and spec.audit_table in trigger.inserts_into:
+            raise CommandError(
+                f"trigger {trigger.name!r} on {display_name(spec)}, which is not ours, inserts "
+                f"into the audit table {spec.audit_table!r}: every change would be recorded twice. "
+                "Drop that trigger and its function in a migration of its own, before this one; "
+                "see docs/adoption.md"
+            )
+
+
+def log_kept(
+    operations: Iterable[MigrateOperation],
+    audit_tables: Collection[Name],
+    changes: Iterable[tuple[AuditSpec, AuditSpec]],
+    default_schema: str,
+) -> None:
+    """Say that a table which Alembic called removed is kept."""
+    moved = {(old.audit_schema or default_schema, old.audit_table) for old, _ in changes}
+    for op in operations:
+        name = (getattr(op, "schema", None) or default_schema, getattr(op, "table_name", ""))
+        if isinstance(op, ops.DropTableOp) and name in set(audit_tables) - moved:
+            log.info("Kept audit table %s: its records go only when a person drops them", name[1])
+
+
+def log_all(
+    operations: Sequence[MigrateOperation], foreign: Iterable[ForeignTrigger], default_schema: str
+) -> None:
+    """Say what was detected, and what a person should look at."""
+    for op in operations:
+        if isinstance(op, CreateAuditTriggerOp | DropAuditTriggerOp | ReplaceAuditTriggerOp):
+            log.info("Detected %s", " ".join(str(part) for part in op.to_diff_tuple()[:2]))
+    created = [op.state.spec for op in operations if isinstance(op, CreateAuditTriggerOp)]
+    begun = {(spec.schema or default_schema, spec.table) for spec in created}
+    for trigger in foreign:
+        if trigger.after_row and trigger.table in begun:
+            log.warning(
+                "Table %s has another AFTER ROW trigger, %s: in a statement of many rows it runs "
+                "for an earlier row before a later row is recorded, so that what it writes to "
+                "audited tables comes before its cause in the trail",
+                trigger.table[1],
+                trigger.name,
+            )
+    ended = [op.state.spec for op in operations if isinstance(op, DropAuditTriggerOp) and op.state]
+    for old, new in _renamed_tables(operations, ended, created, default_schema):
+        call = render.rename_table_call(old, new)
+        log.warning(
+            "Table %s vanishes and %s, which looks like it, appears; if it was renamed, write "
+            "instead, so that its trail goes on: %s",
+            old.table,
+            new.table,
+            call,
+        )
+    for spec, column, renamed in _renamed_columns(operations, default_schema):
+        log.warning(
+            "Column %s of %s vanishes and %s appears; if it was renamed, write instead, so that "
+            "its history goes on: %s",
+            column,
+            spec.table,
+            renamed,
+            render.rename_column_call(spec, column, renamed),
+        )
+
+
+def _renamed_tables(
+    operations: Sequence[MigrateOperation],
+    ended: Iterable[AuditSpec],
+    created: Iterable[AuditSpec],
+    default_schema: str,
+) -> list[tuple[AuditSpec, AuditSpec]]:
+    """Return pairs of a vanished and an appeared table that share most of their columns."""
+    dropped = {_name(op, default_schema) for op in operations if isinstance(op, ops.DropTableOp)}
+    made = {_name(op, default_schema) for op in operations if isinstance(op, ops.CreateTableOp)}
+    pairs = []
+    for old in ended:
+        for new in created:
+            common = set(old.stored) & set(new.stored)
+            if (
+                (old.schema or default_schema, old.table) in dropped
+                and (new.schema or default_schema, new.table) in made
+                and old.schema == new.schema
+                and 2 * len(common) > len(set(old.stored) | set(new.stored))
+            ):
+                pairs.append((old, new))
+    return pairs
+
+
+def _renamed_columns(
+    operations: Sequence[MigrateOperation], default_schema: str
+) -> list[tuple[AuditSpec, str, str]]:
+    """Return audited tables of which one stored column vanishes while one appears."""
+    added: dict[Name, list[str]] = {}
+    for op in operations:
+        if isinstance(op, ops.ModifyTableOps):
+            for one in op.ops:
+                if isinstance(one, ops.AddColumnOp):
+                    added.setdefault(_name(one, default_schema), []).append(one.column.name)
+    renamed = []
+    for op in operations:
+        if isinstance(op, ReplaceAuditTriggerOp):
+            old, new = op.old.spec, op.new.spec
+            gone = [name for name in old.stored if name not in new.stored]
+            come = [name for name in new.stored if name not in old.stored]
+            name = (new.schema or default_schema, new.table)
+            if len(gone) == len(come) == 1 and come == added.get(name):
+                renamed.append((new, gone[0], come[0]))
+    return renamed
+
+
+def _name(op: MigrateOperation, default_schema: str) -> Name:
+    return (getattr(op, "schema", None) or default_schema, getattr(op, "table_name", ""))

@@ -1,0 +1,260 @@
+"""Alembic's operations on audit tables, changed so that no record is lost. No I/O."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
+import sqlalchemy as sa
+from alembic.operations import ops
+from alembic.operations.ops import MigrateOperation
+from sqlalchemy.types import NullType, TypeEngine
+
+from alembic_audit import retype
+from alembic_audit.catalog import Name
+from alembic_audit.errors import AuditError
+from alembic_audit.operations import (
+    AddAuditColumnOp,
+    AlterAuditColumnOp,
+    CreateAuditIndexOp,
+    CreateAuditTableOp,
+    NumberAuditTableOp,
+)
+from alembic_audit.spec import OWN_COLUMNS, AuditSpec
+from alembic_audit.sql import COMMENT
+
+_OWN = {name for names in OWN_COLUMNS.values() for name in names}
+
+
+def protect(
+    operations: Iterable[MigrateOperation],
+    audit_tables: Collection[Name],
+    default_schema: str,
+    changes: Sequence[tuple[AuditSpec, AuditSpec]] = (),
+) -> list[MigrateOperation]:
+    """Return Alembic's operations with those changed or left out that would lose history.
+
+    Args:
+        operations: What Alembic proposes.
+        audit_tables: The declared audit tables and those that headers name.
+        default_schema: What a schema of None means.
+        changes: Pairs of found and declared specs of one trail.
+
+    Raises:
+        AuditError: A trail would have to move to where something else is.
+    """
+    operations = list(operations)
+    known = {
+        *audit_tables,
+        *(
+            _name(op, default_schema)
+            for op in operations
+            if isinstance(op, ops.DropTableOp) and is_audit_table(op.to_table())
+        ),
+    }
+    new = {_name(op, default_schema) for op in operations if isinstance(op, ops.CreateTableOp)}
+    moved = _moved(changes, new, default_schema)
+    dropped = {
+        _name(op, default_schema): op.to_table()
+        for op in operations
+        if isinstance(op, ops.DropTableOp)
+    }
+    renamed = {
+        (one.audit_schema or default_schema, one.audit_table): _renamed_settings(old, one)
+        for old, one in changes
+    }
+    kept: list[MigrateOperation] = []
+    for op in operations:
+        name = _name(op, default_schema)
+        settings = renamed.get(name, {})
+        if isinstance(op, ops.CreateTableOp):
+            # Alembic renders Table.info, and a Column in it is a SyntaxError.
+            op.info = {k: v for k, v in (op.info or {}).items() if not k.startswith("audit.")}
+            if name in moved:
+                kept += _moved_columns(op, moved[name], dropped, default_schema, settings)
+            else:
+                kept.append(CreateAuditTableOp.from_create_table(op) if name in known else op)
+        elif name not in known:
+            kept.append(op)
+        elif name in moved:
+            pass  # an index of it, which moves along
+        elif isinstance(op, ops.ModifyTableOps):
+            # Taken out of the container, so that render_as_batch puts nothing of ours in a batch.
+            for each in op.ops:
+                kept += _protected(each, name in new, settings)
+        else:
+            kept += _protected(op, name in new, settings)
+    return kept
+
+
+def is_audit_table(table: sa.Table) -> bool:
+    """Return whether a reflected table is an audit table: by our comment, or by its shape."""
+    if table.comment == COMMENT:
+        return True
+    operation = table.columns.get("audit_operation")
+    return (
+        operation is not None
+        and not operation.nullable
+        and isinstance(operation.type, sa.String)
+        and operation.type.length == 1
+        and "audit_operation_timestamp" in table.columns
+    )
+
+
+def _name(op: MigrateOperation, default_schema: str) -> Name:
+    return (getattr(op, "schema", None) or default_schema, getattr(op, "table_name", ""))
+
+
+def _moved(
+    changes: Iterable[tuple[AuditSpec, AuditSpec]], new: Collection[Name], default_schema: str
+) -> dict[Name, AuditSpec]:
+    """Return, by the audit table that is to be, what the trail was until now."""
+    moved = {}
+    for old, one in changes:
+        before = (old.audit_schema or default_schema, old.audit_table)
+        after = (one.audit_schema or default_schema, one.audit_table)
+        if before == after:
+            continue
+        if after not in new:
+            raise AuditError(
+                f"the trail of {one.table!r} would move from {'.'.join(before)} to "
+                f"{'.'.join(after)}, where there is a table already; rename or drop that one by "
+                "hand, or give the audit table another name"
+            )
+        moved[after] = old
+    return moved
+
+
+def _renamed_settings(old: AuditSpec, new: AuditSpec) -> dict[str, str]:
+    """Return new to old name of the columns of settings that are renamed."""
+    columns = {setting.name: setting.column for setting in old.session_settings}
+    return {
+        setting.column: columns[setting.name]
+        for setting in new.session_settings
+        if columns.get(setting.name, setting.column) != setting.column
+    }
+
+
+def _moved_columns(
+    op: ops.CreateTableOp,
+    old: AuditSpec,
+    dropped: Mapping[Name, sa.Table],
+    default_schema: str,
+    settings: Mapping[str, str],
+) -> list[MigrateOperation]:
+    """Return what has to change in the columns of an audit table that also moves.
+
+    Alembic compared the two tables with nothing, so the columns are compared here. The operations
+    address the table under its old name; the operation that replaces the trigger renames it.
+    """
+    before = dropped.get((old.audit_schema or default_schema, old.audit_table))
+    if before is None:
+        raise AuditError(
+            f"the trail of {old.table!r} would move from {old.audit_table!r} to {op.table_name!r}, "
+            "and autogenerate does not look at the former; let include_object, include_name and "
+            "include_schemas admit it"
+        )
+    table, schema = old.audit_table, old.audit_schema
+    wanted = [column for column in op.columns if isinstance(column, sa.Column)]
+    made: list[MigrateOperation] = []
+    for column in wanted:
+        there = before.columns.get(settings.get(column.name, column.name))
+        if there is None:
+            made += _protected(ops.AddColumnOp(table, column, schema=schema), False, {})
+        else:
+            change = ops.AlterColumnOp(
+                table,
+                there.name,
+                schema=schema,
+                existing_type=there.type,
+                existing_nullable=there.nullable,
+                modify_type=None if _same(there.type, column.type) else column.type,
+                modify_nullable=True if column.nullable and not there.nullable else None,
+            )
+            made += _protected(change, False, {})
+    gone = {c.name for c in before.columns} - {settings.get(c.name, c.name) for c in wanted}
+    for name in sorted(gone):
+        column = before.columns[name]._copy()
+        drop = ops.DropColumnOp.from_column_and_tablename(schema, table, column)
+        made += _protected(drop, False, {})
+    return made
+
+
+def _same(old: TypeEngine[Any], new: TypeEngine[Any]) -> bool:
+    return isinstance(old, NullType) or retype.text(old) == retype.text(new)
+
+
+def _protected(
+    op: MigrateOperation, is_new: bool, settings: Mapping[str, str]
+) -> list[MigrateOperation]:
+    """Return what an operation on an audit table becomes.
+
+    Args:
+        op: The operation.
+        is_new: The audit table is made in this migration.
+        settings: New to old name of columns that are renamed.
+    """
+    if isinstance(op, ops.CreateIndexOp):
+        return [CreateAuditIndexOp.from_create_index(op) if is_new else op]
+    if isinstance(op, ops.AddColumnOp):
+        return _added(op, settings)
+    if isinstance(op, ops.AlterColumnOp):
+        return _altered(op)
+    if isinstance(op, ops.DropColumnOp):
+        return _left(op, settings)
+    lossy = (
+        ops.DropTableOp,
+        ops.DropIndexOp,
+        ops.DropConstraintOp,
+        ops.CreateTableCommentOp,
+        ops.DropTableCommentOp,
+    )
+    return [] if isinstance(op, lossy) else [op]
+
+
+def _added(op: ops.AddColumnOp, settings: Mapping[str, str]) -> list[MigrateOperation]:
+    if op.column.name in settings:
+        return []
+    if op.column.name == "audit_id":
+        return [NumberAuditTableOp(op.table_name, schema=op.schema)]
+    # On a table that exists, NOT NULL would need values; the function enforces it instead.
+    column = op.column._copy()
+    column.nullable = True
+    return [AddAuditColumnOp(op.table_name, column, schema=op.schema, if_not_exists=True)]
+
+
+def _altered(op: ops.AlterColumnOp) -> list[MigrateOperation]:
+    made: list[MigrateOperation] = []
+    old, new = op.existing_type, op.modify_type
+    # Our own columns keep the type they have: a cast of a timestamp would move it.
+    if (
+        new is not None
+        and old is not None
+        and op.column_name not in _OWN
+        and not retype.holds(old, new)
+    ):
+        made.append(
+            AlterAuditColumnOp(
+                op.table_name, op.column_name, schema=op.schema, existing_type=old, type_=new
+            )
+        )
+    if op.modify_nullable and op.existing_nullable is not True:
+        made.append(_nullable(op.table_name, op.column_name, op.schema))
+    return made
+
+
+def _left(op: ops.DropColumnOp, settings: Mapping[str, str]) -> list[MigrateOperation]:
+    """Return what a column needs that nothing writes any more: it must be allowed to be NULL."""
+    column = op.to_column()
+    if (
+        column.nullable
+        or column.primary_key
+        or column.identity is not None
+        or column.server_default is not None
+        or op.column_name in settings.values()
+    ):
+        return []
+    return [_nullable(op.table_name, op.column_name, op.schema)]
+
+
+def _nullable(table: str, column: str, schema: str | None) -> AlterAuditColumnOp:
+    return AlterAuditColumnOp(table, column, schema=schema, nullable=True)

@@ -1,0 +1,87 @@
+"""What a migration does to rows and compiled functions that no trigger sees. Pure functions."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
+from alembic.operations import ops
+from alembic.operations.ops import MigrateOperation
+
+from alembic_audit.catalog import Name
+from alembic_audit.operations import AddAuditColumnOp, AlterAuditColumnOp
+from alembic_audit.spec import AuditSpec
+
+
+def with_retyped_settings(
+    operations: Iterable[MigrateOperation],
+    changes: Sequence[tuple[AuditSpec, AuditSpec]],
+    default_schema: str,
+) -> set[Name]:
+    """Return the tables whose function declares a variable of a type that changes.
+
+    PL/pgSQL looks ``%TYPE`` up when it compiles, and compiles anew when the function is replaced.
+    """
+    columns = {
+        (old.audit_schema or default_schema, old.audit_table, setting.column): (
+            new.schema or default_schema,
+            new.table,
+        )
+        for old, new in changes
+        for setting in old.session_settings
+    }
+    altered = (
+        columns.get((op.schema or default_schema, op.table_name, op.column_name))
+        for op in operations
+        if isinstance(op, AlterAuditColumnOp) and op.type_ is not None
+    )
+    return {name for name in altered if name is not None}
+
+
+def unrecorded(
+    operations: Sequence[MigrateOperation],
+    declared: Mapping[Name, AuditSpec],
+    audited: Collection[Name],
+    default_schema: str,
+) -> set[Name]:
+    """Return the declared tables with rows that the trail does not have as they are afterwards.
+
+    That is a table which exists when its audit begins, and one of which a column is added with a
+    default, added again, or retyped.
+
+    Args:
+        operations: Alembic's operations, protected.
+        declared: What the models ask for, by audited table.
+        audited: The tables that have a trail already.
+        default_schema: What a schema of None means.
+    """
+    each = list(_flat(operations))
+    created = {_name(op, default_schema) for op in each if isinstance(op, ops.CreateTableOp)}
+    audit_columns = {
+        (*_name(op, default_schema), op.column.name)
+        for op in each
+        if isinstance(op, AddAuditColumnOp)
+    }
+    changed = set()
+    for op in each:
+        name = _name(op, default_schema)
+        spec = declared.get(name)
+        if spec is None:
+            continue
+        if isinstance(op, ops.AlterColumnOp) and op.modify_type is not None:
+            changed.add(name)
+        elif isinstance(op, ops.AddColumnOp) and op.column.name in spec.stored:
+            audit = (spec.audit_schema or default_schema, spec.audit_table, op.column.name)
+            if op.column.server_default is not None or audit not in audit_columns:
+                changed.add(name)
+    return changed | (set(declared) - created - set(audited))
+
+
+def _flat(operations: Iterable[MigrateOperation]) -> Iterator[MigrateOperation]:
+    for op in operations:
+        if isinstance(op, ops.ModifyTableOps):
+            yield from op.ops
+        else:
+            yield op
+
+
+def _name(op: MigrateOperation, default_schema: str) -> Name:
+    return (getattr(op, "schema", None) or default_schema, getattr(op, "table_name", ""))

@@ -1,0 +1,188 @@
+"""How the operations run. They never query: online and ``--sql`` send the same statements."""
+
+from collections.abc import Iterable
+
+import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
+from alembic.operations import Operations
+
+from alembic_audit import ddl, retype, sql
+from alembic_audit.ddl import verbatim
+from alembic_audit.naming import qualify
+from alembic_audit.operations.history import (
+    AlterAuditColumnOp,
+    CreateAuditSchemaOp,
+    DropAuditColumnOp,
+    DropAuditSchemaOp,
+    DropAuditTableOp,
+    LockAuditedTablesOp,
+    NumberAuditTableOp,
+)
+from alembic_audit.operations.trail import (
+    CreateAuditTriggerOp,
+    DropAuditTriggerOp,
+    RenameAuditedColumnOp,
+    RenameAuditedTableOp,
+    ReplaceAuditTriggerOp,
+    RestoreAuditTriggerOp,
+    SnapshotAuditTableOp,
+)
+from alembic_audit.spec import AuditSpec
+from alembic_audit.sql import history, locks, move
+from alembic_audit.sql import schema as schemas
+from alembic_audit.sql.text import audit_name, source_name
+
+
+def default_schema(operations: Operations) -> str:
+    """Return what a schema of None means for this migration, without a query.
+
+    The connection's ``schema_translate_map``, else the dialect's default schema, else, offline,
+    ``configure(audit_default_schema=...)``, which is ``public`` where it is not given.
+    """
+    context = operations.migration_context
+    if context.as_sql or context.connection is None:
+        return str(context.opts.get("audit_default_schema") or "public")
+    return ddl.default_schema(context.connection)
+
+
+def run(operations: Operations, statements: Iterable[str]) -> None:
+    """Send statements as they are written.
+
+    Raises:
+        NotImplementedError: The migration does not run on PostgreSQL.
+    """
+    dialect = operations.migration_context.dialect.name
+    if dialect != "postgresql":
+        raise NotImplementedError(
+            f"audit triggers are PostgreSQL's, and this migration runs on {dialect}; guard the "
+            "operation by: if op.get_context().dialect.name == 'postgresql'"
+        )
+    for statement in statements:
+        operations.execute(verbatim(statement))
+
+
+def _allow_history_loss(operations: Operations) -> bool:
+    environment = operations.migration_context.environment_context
+    if environment is None or not hasattr(environment.config.cmd_opts, "x"):
+        return False  # not run from a command line, or by a program without -x
+    value = environment.get_x_argument(as_dictionary=True).get("audit_allow_history_loss", "no")
+    if value not in ("yes", "no"):
+        raise ValueError(f"-x audit_allow_history_loss must be yes or no, found {value!r}")
+    return bool(value == "yes")
+
+
+@Operations.implementation_for(CreateAuditTriggerOp)
+def _create(operations: Operations, op: CreateAuditTriggerOp) -> None:
+    run(operations, [*sql.create(op.state.spec, default_schema(operations)), *op.state.found])
+
+
+@Operations.implementation_for(DropAuditTriggerOp)
+def _drop(operations: Operations, op: DropAuditTriggerOp) -> None:
+    default = default_schema(operations)
+    source = qualify(op.schema or default, op.table_name)
+    function = qualify(op.audit_schema or default, op.function)
+    run(operations, sql.drop(source, function, op.audit_table))
+
+
+@Operations.implementation_for(ReplaceAuditTriggerOp)
+def _replace(operations: Operations, op: ReplaceAuditTriggerOp) -> None:
+    statements = sql.replace(
+        op.old.spec,
+        op.new.spec,
+        default_schema(operations),
+        found=op.old.found,
+        new_audit_table=op.old.audit_table_missing,
+    )
+    run(operations, [*statements, *op.new.found])
+
+
+@Operations.implementation_for(RestoreAuditTriggerOp)
+def _restore(operations: Operations, op: RestoreAuditTriggerOp) -> None:
+    run(operations, op.statements)
+
+
+@Operations.implementation_for(RenameAuditedTableOp)
+def _rename_table(operations: Operations, op: RenameAuditedTableOp) -> None:
+    default = default_schema(operations)
+    renamed = move.source_table(op.old, op.new, default)
+    run(operations, [*_before_renaming(op.old, default), *renamed, *_after(op, default)])
+
+
+@Operations.implementation_for(RenameAuditedColumnOp)
+def _rename_column(operations: Operations, op: RenameAuditedColumnOp) -> None:
+    default = default_schema(operations)
+    renamed = move.source_column(op.old, op.new, default, op.column, op.renamed)
+    run(operations, [*_before_renaming(op.old, default), *renamed, *_after(op, default)])
+
+
+def _before_renaming(old: AuditSpec, default: str) -> list[str]:
+    tables = [source_name(old, default), audit_name(old, default)]
+    return [locks.lock(tables, "ACCESS EXCLUSIVE"), sql.check_header(old, default)]
+
+
+def _after(op: RenameAuditedTableOp | RenameAuditedColumnOp, default: str) -> list[str]:
+    return sql.replace(op.old, op.new, default)
+
+
+@Operations.implementation_for(SnapshotAuditTableOp)
+def _snapshot(operations: Operations, op: SnapshotAuditTableOp) -> None:
+    run(operations, [sql.snapshot(op.spec, default_schema(operations))])
+
+
+@Operations.implementation_for(DropAuditTableOp)
+def _drop_table(operations: Operations, op: DropAuditTableOp) -> None:
+    schema = op.schema or default_schema(operations)
+    allow = _allow_history_loss(operations)
+    run(operations, [history.drop_audit_table(op.table_name, schema, allow_history_loss=allow)])
+
+
+@Operations.implementation_for(DropAuditColumnOp)
+def _drop_column(operations: Operations, op: DropAuditColumnOp) -> None:
+    schema = op.schema or default_schema(operations)
+    allow = _allow_history_loss(operations)
+    statement = history.drop_audit_column(
+        op.table_name, op.column_name, schema, allow_history_loss=allow
+    )
+    run(operations, [statement])
+
+
+@Operations.implementation_for(AlterAuditColumnOp)
+def _alter_column(operations: Operations, op: AlterAuditColumnOp) -> None:
+    place = (op.table_name, op.column_name, op.schema or default_schema(operations))
+    old, new = op.existing_type, op.type_
+    if old is None or new is None:
+        statement = history.set_nullable(*place) if op.nullable else history.set_not_null(*place)
+    elif retype.widens(old, new):
+        statement = history.widen_audit_column(*place, new_type=retype.text(new))
+    elif retype.widens(new, old):
+        statement = history.narrow_audit_column(*place, new_type=retype.text(new))
+    else:
+        statement = history.retype_audit_column(
+            *place,
+            new_type=retype.text(new),
+            old_aside=retype.aside(op.column_name, old),
+            new_aside=retype.aside(op.column_name, new),
+        )
+    run(operations, [statement])
+
+
+@Operations.implementation_for(NumberAuditTableOp)
+def _number(operations: Operations, op: NumberAuditTableOp) -> None:
+    schema = op.schema or default_schema(operations)
+    run(operations, [history.number_audit_table(op.table_name, schema)])
+
+
+@Operations.implementation_for(CreateAuditSchemaOp)
+def _create_schema(operations: Operations, op: CreateAuditSchemaOp) -> None:
+    run(operations, [schemas.create(op.schema, sql.COMMENT)])
+
+
+@Operations.implementation_for(DropAuditSchemaOp)
+def _drop_schema(operations: Operations, op: DropAuditSchemaOp) -> None:
+    run(operations, [schemas.drop(op.schema, sql.COMMENT)])
+
+
+@Operations.implementation_for(LockAuditedTablesOp)
+def _lock(operations: Operations, op: LockAuditedTablesOp) -> None:
+    default = default_schema(operations)
+    tables = [qualify(default, one) if isinstance(one, str) else qualify(*one) for one in op.tables]
+    run(operations, [locks.lock(tables, op.mode)])

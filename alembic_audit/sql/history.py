@@ -1,0 +1,209 @@
+"""Statements on audit tables. Each keeps what is recorded: no value is dropped, altered or cast."""
+
+from alembic_audit.naming import literal, qualify, quote
+from alembic_audit.sql.text import do_block
+
+
+def drop_audit_table(table: str, schema: str, *, allow_history_loss: bool) -> str:
+    """Return the statement that drops an audit table if it holds no records.
+
+    One that holds records stays, with a NOTICE, unless *allow_history_loss*.
+    """
+    name = qualify(schema, table)
+    if allow_history_loss:
+        return f"DROP TABLE {name}"
+    return do_block(
+        [
+            "BEGIN",
+            f"  IF EXISTS (SELECT FROM {name}) THEN",
+            "    RAISE NOTICE USING MESSAGE = pg_catalog.concat(",
+            f"      {literal(f'audit table {name} holds records and was kept; ')},",
+            "      'drop it with -x audit_allow_history_loss=yes, or by hand'",
+            "    );",
+            "  ELSE",
+            f"    DROP TABLE {name};",
+            "  END IF;",
+            "END",
+        ]
+    )
+
+
+def drop_audit_column(table: str, column: str, schema: str, *, allow_history_loss: bool) -> str:
+    """Return the statement that drops a column of an audit table if it holds no values.
+
+    One that holds values stays, with a NOTICE, unless *allow_history_loss*.
+    """
+    name = qualify(schema, table)
+    dropped = f"ALTER TABLE {name} DROP COLUMN {quote(column)}"
+    if allow_history_loss:
+        return dropped
+    return do_block(
+        [
+            "BEGIN",
+            f"  IF EXISTS (SELECT FROM {name} WHERE {quote(column)} IS NOT NULL) THEN",
+            "    RAISE NOTICE USING MESSAGE = pg_catalog.concat(",
+            f"      {literal(f'column {quote(column)} of audit table {name} holds values and ')},",
+            "      'was kept; drop it with -x audit_allow_history_loss=yes, or by hand'",
+            "    );",
+            "  ELSE",
+            f"    {dropped};",
+            "  END IF;",
+            "END",
+        ]
+    )
+
+
+def retype_audit_column(
+    table: str, column: str, schema: str, *, new_type: str, old_aside: str, new_aside: str
+) -> str:
+    """Return the statement that sets a column aside and puts one of another type in its place.
+
+    It is its own inverse: a column that was set aside before comes back with what it holds, and one
+    that holds nothing when it is set aside is dropped. Indexes that name the column are made anew.
+
+    Args:
+        table: The audit table.
+        column: The column.
+        schema: Schema of the audit table.
+        new_type: The type that it shall have, as SQL.
+        old_aside: What the present column is called from then on.
+        new_aside: What a column of the new type was called when it was set aside.
+    """
+    name = qualify(schema, table)
+    return do_block(
+        [
+            "DECLARE",
+            "  indexes pg_catalog.text[];",
+            "  made pg_catalog.text;",
+            "  item pg_catalog.record;",
+            "BEGIN",
+            f"  LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE;",
+            "  indexes := ARRAY[]::pg_catalog.text[];",
+            "  FOR item IN",
+            "    SELECT i.indexrelid::pg_catalog.regclass AS name,",
+            "      pg_catalog.pg_get_indexdef(i.indexrelid) AS made",
+            "    FROM pg_catalog.pg_index AS i",
+            "    JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid",
+            "      AND a.attnum OPERATOR(pg_catalog.=) ANY (i.indkey::pg_catalog.int2[])",
+            f"    WHERE i.indrelid OPERATOR(pg_catalog.=) {literal(name)}::pg_catalog.regclass",
+            f"      AND a.attname OPERATOR(pg_catalog.=) {literal(column)}",
+            "      AND NOT i.indisprimary",
+            "  LOOP",
+            "    indexes := pg_catalog.array_append(indexes, item.made);",
+            "    EXECUTE pg_catalog.format('DROP INDEX %s', item.name);",
+            "  END LOOP;",
+            f"  ALTER TABLE {name} RENAME COLUMN {quote(column)} TO {quote(old_aside)};",
+            f"  IF {_has_column(name, new_aside)} THEN",
+            f"    ALTER TABLE {name} RENAME COLUMN {quote(new_aside)} TO {quote(column)};",
+            "  ELSE",
+            f"    ALTER TABLE {name} ADD COLUMN {quote(column)} {new_type};",
+            "  END IF;",
+            f"  IF NOT EXISTS (SELECT FROM {name} WHERE {quote(old_aside)} IS NOT NULL) THEN",
+            f"    ALTER TABLE {name} DROP COLUMN {quote(old_aside)};",
+            "  END IF;",
+            "  FOREACH made IN ARRAY indexes LOOP",
+            "    EXECUTE made;",
+            "  END LOOP;",
+            "END",
+        ]
+    )
+
+
+def widen_audit_column(table: str, column: str, schema: str, *, new_type: str) -> str:
+    """Return the statement that gives a column a type which holds all it held: no rewrite."""
+    return f"ALTER TABLE {qualify(schema, table)} ALTER COLUMN {quote(column)} TYPE {new_type}"
+
+
+def narrow_audit_column(table: str, column: str, schema: str, *, new_type: str) -> str:
+    """Return the statement that takes a widening back, unless a value needs the wider type."""
+    kept = (
+        f"column {quote(column)} of audit table {qualify(schema, table)} holds values that are no "
+        f"{new_type}, and kept its type"
+    )
+    return do_block(
+        [
+            "BEGIN",
+            "  IF EXISTS (",
+            f"    SELECT FROM {qualify(schema, table)}",
+            f"    WHERE {quote(column)}::{new_type}::pg_catalog.text",
+            f"      OPERATOR(pg_catalog.<>) {quote(column)}::pg_catalog.text",
+            "  ) THEN",
+            f"    RAISE NOTICE USING MESSAGE = {literal(kept)};",
+            "    RETURN;",
+            "  END IF;",
+            f"  {widen_audit_column(table, column, schema, new_type=new_type)};",
+            "EXCEPTION WHEN data_exception THEN",
+            f"  RAISE NOTICE USING MESSAGE = {literal(kept)};",
+            "END",
+        ]
+    )
+
+
+def set_nullable(table: str, column: str, schema: str) -> str:
+    """Return the statement that lets a column be NULL, since nothing writes it any more."""
+    return f"ALTER TABLE {qualify(schema, table)} ALTER COLUMN {quote(column)} DROP NOT NULL"
+
+
+def set_not_null(table: str, column: str, schema: str) -> str:
+    """Return the statement that makes a column NOT NULL, unless a record is without a value."""
+    return _unless(
+        f"SELECT FROM {qualify(schema, table)} WHERE {quote(column)} IS NULL",
+        f"ALTER TABLE {qualify(schema, table)} ALTER COLUMN {quote(column)} SET NOT NULL",
+        f"column {quote(column)} of audit table {qualify(schema, table)} stays nullable, for "
+        "records without a value",
+    )
+
+
+def number_audit_table(table: str, schema: str) -> str:
+    """Return the statement that gives an audit table without ``audit_id`` one.
+
+    The records are numbered by their time; within a transaction that is one time, and the place in
+    the heap decides. One that has the column already is left as it is.
+    """
+    name = qualify(schema, table)
+    return do_block(
+        [
+            "BEGIN",
+            f"  IF {_has_column(name, 'audit_id')} THEN",
+            "    RETURN;",
+            "  END IF;",
+            f"  ALTER TABLE {name} ADD COLUMN audit_id pg_catalog.int8;",
+            f"  UPDATE {name} AS record SET audit_id = numbered.number",
+            "  FROM (",
+            "    SELECT ctid AS place, pg_catalog.row_number()",
+            "      OVER (ORDER BY audit_operation_timestamp, ctid) AS number",
+            f"    FROM {name}",
+            "  ) AS numbered",
+            "  WHERE record.ctid OPERATOR(pg_catalog.=) numbered.place;",
+            f"  ALTER TABLE {name} ALTER COLUMN audit_id SET NOT NULL;",
+            f"  ALTER TABLE {name} ALTER COLUMN audit_id ADD GENERATED ALWAYS AS IDENTITY;",
+            "  PERFORM pg_catalog.setval(",
+            f"    pg_catalog.pg_get_serial_sequence({literal(name)}, 'audit_id'),",
+            "    pg_catalog.max(audit_id)",
+            f"  ) FROM {name} HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0;",
+            f"  ALTER TABLE {name} ADD PRIMARY KEY (audit_id);",
+            "END",
+        ]
+    )
+
+
+def _has_column(name: str, column: str) -> str:
+    return (
+        "EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid OPERATOR(pg_catalog.=) "
+        f"{literal(name)}::pg_catalog.regclass AND attname OPERATOR(pg_catalog.=) "
+        f"{literal(column)} AND NOT attisdropped)"
+    )
+
+
+def _unless(query: str, statement: str, notice: str) -> str:
+    return do_block(
+        [
+            "BEGIN",
+            f"  IF EXISTS ({query}) THEN",
+            f"    RAISE NOTICE USING MESSAGE = {literal(notice)};",
+            "  ELSE",
+            f"    {statement};",
+            "  END IF;",
+            "END",
+        ]
+    )

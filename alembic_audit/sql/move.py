@@ -1,0 +1,135 @@
+"""Statements that rename: an audited table, its audit table, columns, the function."""
+
+from alembic_audit import naming
+from alembic_audit.naming import literal, qualify, quote
+from alembic_audit.spec import AuditSpec, hash_column, key_index
+from alembic_audit.sql.text import audit_name, do_block, function_name, schemas, source_name
+
+
+def audit_table(old: AuditSpec, new: AuditSpec, default_schema: str) -> list[str]:
+    """Return the statements that move an audit table, with its sequence, indexes and settings."""
+    statements = []
+    before, after = schemas(old, default_schema)[1], schemas(new, default_schema)[1]
+    if before != after:
+        statements.append(
+            f"ALTER TABLE {qualify(before, old.audit_table)} SET SCHEMA {quote(after)}"
+        )
+    if old.audit_table != new.audit_table:
+        names = {key_index(old): key_index(new)}
+        statements += _renamed(after, old.audit_table, new.audit_table, names)
+    name = audit_name(new, default_schema)
+    columns = {setting.name: setting.column for setting in old.session_settings}
+    for setting in new.session_settings:
+        column = columns.get(setting.name, setting.column)
+        if column != setting.column:
+            statements.append(_rename_column(name, column, setting.column))
+    return statements
+
+
+def function(old: AuditSpec, new: AuditSpec, default_schema: str) -> list[str]:
+    """Return the statements that move the function; it keeps owner and privileges."""
+    statements = []
+    before, after = schemas(old, default_schema)[1], schemas(new, default_schema)[1]
+    if before != after:
+        name = function_name(old, default_schema)
+        statements.append(f"ALTER FUNCTION {name}() SET SCHEMA {quote(after)}")
+    if old.function != new.function:
+        name = qualify(after, old.function)
+        statements.append(f"ALTER FUNCTION {name}() RENAME TO {quote(new.function)}")
+    return statements
+
+
+def source_table(old: AuditSpec, new: AuditSpec, default_schema: str) -> list[str]:
+    """Return the statements that rename the audited table and its primary key."""
+    return _renamed(schemas(old, default_schema)[0], old.table, new.table, {}, primary_only=True)
+
+
+def source_column(
+    old: AuditSpec, new: AuditSpec, default_schema: str, column: str, renamed: str
+) -> list[str]:
+    """Return the statements that rename a column of the audited table and what is stored of it."""
+    statements = [_rename_column(source_name(old, default_schema), column, renamed)]
+    audit = audit_name(old, default_schema)
+    if column in old.columns:
+        statements.append(_rename_column(audit, column, renamed))
+    if column in old.hash_columns:
+        statements.append(_rename_column(audit, hash_column(column), hash_column(renamed)))
+    return statements
+
+
+def reset_cache(audit: str) -> str:
+    """Return the statement that lets ``audit_id`` be handed out one by one, in order."""
+    return do_block(
+        [
+            "BEGIN",
+            "  EXECUTE pg_catalog.format('ALTER SEQUENCE %s CACHE 1',",
+            f"    pg_catalog.pg_get_serial_sequence({literal(audit)}, 'audit_id'));",
+            "END",
+        ]
+    )
+
+
+def _rename_column(table: str, old: str, new: str) -> str:
+    return f"ALTER TABLE {table} RENAME COLUMN {quote(old)} TO {quote(new)}"
+
+
+def _renamed(
+    schema: str, old: str, new: str, names: dict[str, str], *, primary_only: bool = False
+) -> list[str]:
+    """Rename a table, then what bears its name, so that a new table may be called as it was.
+
+    *names* tells the names that follow no pattern; an index or sequence follows where the table's
+    name stands in its own, and a primary key always.
+    """
+    fixed = "".join(
+        f" WHEN c.relname OPERATOR(pg_catalog.=) {literal(one)} THEN {literal(other)}"
+        for one, other in names.items()
+    )
+    place = f"pg_catalog.strpos(c.relname, {literal(old)})"
+    table = f"{literal(qualify(schema, new))}::pg_catalog.regclass"
+    return [
+        f"ALTER TABLE {qualify(schema, old)} RENAME TO {quote(new)}",
+        do_block(
+            [
+                "DECLARE",
+                "  item pg_catalog.record;",
+                "BEGIN",
+                "  FOR item IN",
+                "    SELECT c.relkind, c.relname, CASE",
+                f"     {fixed}",
+                f"      WHEN {place} OPERATOR(pg_catalog.>) 0 THEN pg_catalog.overlay(",
+                f"        c.relname::pg_catalog.text, {literal(new)}, {place},",
+                f"        pg_catalog.length({literal(old)}))",
+                "      WHEN i.indisprimary THEN "
+                + literal(naming.shorten(f"{new}_pkey"))
+                + "::pg_catalog.text",
+                "    END AS renamed",
+                "    FROM pg_catalog.pg_class AS c",
+                "    LEFT JOIN pg_catalog.pg_index AS i",
+                "      ON i.indexrelid OPERATOR(pg_catalog.=) c.oid",
+                "    LEFT JOIN pg_catalog.pg_depend AS d",
+                "      ON d.objid OPERATOR(pg_catalog.=) c.oid",
+                "      AND d.classid OPERATOR(pg_catalog.=)",
+                "        'pg_catalog.pg_class'::pg_catalog.regclass",
+                "      AND d.deptype OPERATOR(pg_catalog.=) 'i'",
+                "      AND c.relkind OPERATOR(pg_catalog.=) 'S'",
+                f"    WHERE i.indrelid OPERATOR(pg_catalog.=) {table}",
+                *(
+                    ["      AND i.indisprimary"]
+                    if primary_only
+                    else [f"      OR d.refobjid OPERATOR(pg_catalog.=) {table}"]
+                ),
+                "  LOOP",
+                "    CONTINUE WHEN item.renamed IS NULL",
+                "      OR item.renamed OPERATOR(pg_catalog.=) item.relname;",
+                "    EXECUTE pg_catalog.format(",
+                "      'ALTER %s %I.%I RENAME TO %I',",
+                "      CASE WHEN item.relkind OPERATOR(pg_catalog.=) 'S'",
+                "        THEN 'SEQUENCE' ELSE 'INDEX' END,",
+                f"      {literal(schema)}, item.relname, item.renamed",
+                "    );",
+                "  END LOOP;",
+                "END",
+            ]
+        ),
+    ]

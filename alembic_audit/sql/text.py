@@ -1,0 +1,57 @@
+"""Pieces of SQL text that every statement of ours is made of."""
+
+from collections.abc import Iterable, Sequence
+
+from alembic_audit.naming import qualify
+from alembic_audit.spec import AuditSpec
+
+
+def schemas(spec: AuditSpec, default_schema: str) -> tuple[str, str]:
+    """Return the schema of the audited table and that of audit table and function, never None."""
+    return spec.schema or default_schema, spec.audit_schema or default_schema
+
+
+def source_name(spec: AuditSpec, default_schema: str) -> str:
+    """Return the qualified, quoted name of the audited table."""
+    return qualify(schemas(spec, default_schema)[0], spec.table)
+
+
+def audit_name(spec: AuditSpec, default_schema: str) -> str:
+    """Return the qualified, quoted name of the audit table."""
+    return qualify(schemas(spec, default_schema)[1], spec.audit_table)
+
+
+def function_name(spec: AuditSpec, default_schema: str) -> str:
+    """Return the qualified, quoted name of the function."""
+    return qualify(schemas(spec, default_schema)[1], spec.function)
+
+
+def dollar_quote(text: str) -> str:
+    """Return *text* between dollar quotes whose tag it does not hold."""
+    tag = "audit"
+    while f"${tag}$" in text or text.endswith("$" + tag):
+        tag += "_"
+    return f"${tag}${text}${tag}$"
+
+
+def do_block(lines: Sequence[str]) -> str:
+    """Return a DO statement of these lines of PL/pgSQL."""
+    return f"DO {dollar_quote(chr(10).join(['', *lines, '']))}"
+
+
+def printable(statement: str) -> str:
+    """Return *statement*, as an E'' literal in a DO block where it holds tabs or carriage returns.
+
+    Alembic's offline mode turns tabs into spaces, and editors mend line ends.
+    """
+    if not set("\t\r\x0b\x0c") & set(statement):
+        return statement
+    escapes = {"\\": "\\\\", "'": "''", "\t": "\\t", "\r": "\\r", "\n": "\\n"}
+    escaped = "".join(escapes.get(character, character) for character in statement)
+    return do_block(["BEGIN", f"  EXECUTE E'{escaped}';", "END"])
+
+
+def comma_separated(items: Iterable[str]) -> list[str]:
+    """Return one line an item, indented, with commas between them."""
+    *most, last = items
+    return [f"  {item}," for item in most] + [f"  {last}"]
