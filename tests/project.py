@@ -85,6 +85,17 @@ class Project:
         text = (self.path / "versions" / f"{self.count:04}_step.py").read_text()
         return text[text.index("def upgrade") :]
 
+    def write(self, upgrade: str, downgrade: str = "pass") -> None:
+        """Write the next revision by hand."""
+        former, self.count = self.count, self.count + 1
+        (self.path / "versions" / f"{self.count:04}_step.py").write_text(
+            "from alembic import op\nimport sqlalchemy as sa\n"
+            f"revision = '{self.count:04}'\n"
+            f"down_revision = {f'{former:04}' if former else None!r}\n\n\n"
+            f"def upgrade():\n    {upgrade}\n\n\ndef downgrade():\n    {downgrade}\n"
+        )
+        self.config.attributes.setdefault("metadata", sa.MetaData())
+
     def edit(self, change: Callable[[str], str]) -> str:
         """Change the newest revision as a person would; return both bodies."""
         path = self.path / "versions" / f"{self.count:04}_step.py"
@@ -120,6 +131,10 @@ class Project:
         self.upgrade()
         self.check(metadata)
         return text
+
+    def check_is_at(self, revision: str) -> None:
+        """See that the database is at a revision."""
+        assert [(revision,)] == self.rows("SELECT version_num FROM alembic_version")
 
     def execute(self, *statements: str) -> None:
         with self.engine.begin() as connection:

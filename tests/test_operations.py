@@ -62,23 +62,12 @@ SHORT = 'op.create_audit_trigger("account", columns=["id", "email"])'
 DROP = 'op.drop_audit_trigger("account")'
 
 
-def write(project: Project, upgrade: str, downgrade: str = "pass") -> None:
-    """Write the next revision by hand."""
-    former = f"{project.count:04}" if project.count else None
-    project.count += 1
-    (project.path / "versions" / f"{project.count:04}_step.py").write_text(
-        f"from alembic import op\nimport sqlalchemy as sa\n"
-        f"revision = '{project.count:04}'\ndown_revision = {former!r}\n\n"
-        f"def upgrade():\n    {upgrade.strip()}\n\ndef downgrade():\n    {downgrade}\n"
-    )
-
-
 @pytest.fixture
 def project(tmp_path: Path, database: Database, driver: str) -> Project:
     """A project with the two tables, and nothing that writes to the second."""
     made = Project(tmp_path, database, driver)
     made.config.attributes["metadata"] = sa.MetaData()
-    write(made, TABLES, UNDO)
+    made.write(TABLES, UNDO)
     made.upgrade()
     return made
 
@@ -86,7 +75,7 @@ def project(tmp_path: Path, database: Database, driver: str) -> Project:
 def test_short_form(project: Project) -> None:
     """The short form records all four operations; what it makes is gone after the drop."""
     before = snapshot(project.engine)
-    write(project, SHORT, DROP)
+    project.write(SHORT, DROP)
     project.upgrade()
 
     project.execute(
@@ -115,7 +104,7 @@ def test_short_form_offline(
 ) -> None:
     """--sql makes the same database, up and down."""
     before = snapshot(project.engine)
-    write(project, SHORT, DROP)
+    project.write(SHORT, DROP)
     project.upgrade()
     script = tmp_path / "script.sql"
 
@@ -151,7 +140,7 @@ def test_short_form_offline(
 def test_refused_by_the_database(project: Project, call: str, message: str) -> None:
     """What does not fit is refused by name, and nothing has changed."""
     before = snapshot(project.engine)
-    write(project, call)
+    project.write(call)
 
     with pytest.raises(sa.exc.DBAPIError) as caught:
         project.upgrade()
@@ -188,7 +177,7 @@ def test_refused_by_the_database(project: Project, call: str, message: str) -> N
 )
 def test_refused_before_the_database(project: Project, call: str, message: str) -> None:
     """Arguments that describe no trigger are refused, before a statement is sent."""
-    write(project, call)
+    project.write(call)
 
     with pytest.raises(SpecError, match=re.escape(message)):
         project.upgrade()
@@ -216,7 +205,7 @@ def test_history(
         "table": 'op.drop_audit_table("account_audit")',
         "column": 'op.drop_audit_column("account_audit", "email")',
     }[what]
-    write(project, call)
+    project.write(call)
     project.execute(RECORD if holds else NO_RECORD)
     project.config.cmd_opts = type("Options", (), {"x": [f"audit_allow_history_loss={allow}"]})()
 
@@ -255,8 +244,8 @@ def test_notice(tmp_path: Path, database: Database, call: str, message: str) -> 
         "after_cursor_execute",
         lambda connection, *_: said.extend(connection.connection.notices),
     )
-    write(project, TABLES)
-    write(project, f"op.execute({RECORD!r})\n    {call}")
+    project.write(TABLES)
+    project.write(f"op.execute({RECORD!r})\n    {call}")
     project.config.attributes["metadata"] = sa.MetaData()
 
     project.upgrade()
@@ -266,7 +255,7 @@ def test_notice(tmp_path: Path, database: Database, call: str, message: str) -> 
 
 def test_unknown_permission(project: Project) -> None:
     """A misspelt permission is an error, not a no."""
-    write(project, 'op.drop_audit_table("account_audit")')
+    project.write('op.drop_audit_table("account_audit")')
     project.config.cmd_opts = type("Options", (), {"x": ["audit_allow_history_loss=true"]})()
 
     with pytest.raises(ValueError, match="must be yes or no, found 'true'"):
@@ -275,10 +264,10 @@ def test_unknown_permission(project: Project) -> None:
 
 def test_drop_of_another_trail(project: Project) -> None:
     """A function that writes another audit table than the one named is not dropped."""
-    write(project, SHORT)
+    project.write(SHORT)
     project.upgrade()
     before = snapshot(project.engine)
-    write(project, 'op.drop_audit_trigger("account", audit_table="trail")')
+    project.write('op.drop_audit_trigger("account", audit_table="trail")')
 
     with pytest.raises(sa.exc.DBAPIError, match="nothing was dropped"):
         project.upgrade()

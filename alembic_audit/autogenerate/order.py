@@ -90,7 +90,8 @@ def lock(
         found: The trails there are, by audited table.
         default_schema: What a schema of None means.
     """
-    locks = _Locks(found, default_schema)
+    begun = [op.state.spec for op in operations if isinstance(op, CreateAuditTriggerOp)]
+    locks = _Locks(found, begun, default_schema)
     for op in operations:
         locks.add(op)
     up, down = locks.up(), locks.down()
@@ -104,10 +105,12 @@ def lock(
 class _Locks:
     """The tables that a migration touches, with the level that each direction needs."""
 
-    def __init__(self, found: Mapping[Name, AuditState], default_schema: str) -> None:
+    def __init__(
+        self, found: Mapping[Name, AuditState], begun: Iterable[AuditSpec], default_schema: str
+    ) -> None:
         self.default_schema = default_schema
         self.trails = {_audit(state.spec, default_schema): state.spec for state in found.values()}
-        self.sources = set(found)
+        self.sources = {*found, *(_source(spec, default_schema) for spec in begun)}
         self.shown: dict[Name, Table] = {}
         self.levels: tuple[dict[Name, int], dict[Name, int]] = ({}, {})
         self.created = {
