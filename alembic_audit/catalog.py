@@ -141,6 +141,7 @@ _RELATIONS = sa.text(
 # neither of BEFORE and INSTEAD.
 _EVENT_BITS = {"insert": 4, "delete": 8, "update": 16, "truncate": 32}
 _ROW_BIT, _NOT_AFTER_BITS = 1, 66
+_BEFORE_TRUNCATE = 34
 _STATES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
 _INSERTS = re.compile(r"insert\s+into\s+([^\s(]+)", re.IGNORECASE)
 
@@ -528,7 +529,12 @@ class _State:
 
     def _compare_triggers(self) -> None:
         wanted = {
-            name: _trigger_type(self.spec, kind) for kind, name in self.spec.trigger_names.items()
+            (*self.source_name, name): _trigger_type(self.spec, kind)
+            for kind, name in self.spec.trigger_names.items()
+        }
+        wanted |= {
+            (self.source_name[0], partition, self.spec.truncate_trigger): _BEFORE_TRUNCATE
+            for partition in self.spec.partitions
         }
         normal = "A" if self.spec.always else "O"
         for row in self.triggers:
@@ -539,9 +545,9 @@ class _State:
                     self._state(DISABLED_ON_PARTITION, trigger, row)
                 continue
             definition = _definition(row.definition, self.name)
-            ours = (row.nspname, row.relname) == self.source_name
-            if ours and row.tgname in wanted:
-                if wanted.pop(row.tgname) != row.tgtype or not row.plain:
+            name = (row.nspname, row.relname, row.tgname)
+            if name in wanted:
+                if wanted.pop(name) != row.tgtype or not row.plain:
                     self._drifted(
                         TRIGGER_RETIMED,
                         f"{trigger} is now: {row.definition}",
@@ -554,17 +560,17 @@ class _State:
                 elif normal == "A" and definition in self.found:
                     self.found.append(_set_state(row))
                 continue
-            kind = SECOND_TRIGGER if ours else TRIGGER_ELSEWHERE
+            kind = SECOND_TRIGGER if name[:2] == self.source_name else TRIGGER_ELSEWHERE
             self._drifted(kind, f"{trigger} calls {self.name} too", definition)
             if row.tgenabled != "O":
                 self._state(TRIGGER_DISABLED, trigger, row)
-        for name in wanted:
-            table = qualify(*self.source_name)
-            drop = f"DROP TRIGGER {quote(name)} ON {table}"
+        for schema, relation, trigger in wanted:
+            table = qualify(schema, relation)
+            drop = f"DROP TRIGGER {quote(trigger)} ON {table}"
             if self.orphaned:
                 self.found.append(drop)
             else:
-                self._drifted(TRIGGER_MISSING, f"trigger {quote(name)} on {table} is gone", drop)
+                self._drifted(TRIGGER_MISSING, f"trigger {quote(trigger)} on {table} is gone", drop)
 
     def _state(self, kind: str, trigger: str, row: sa.Row[Any]) -> None:
         self._drifted(kind, f"{trigger} is in state {_STATES[row.tgenabled]}", _set_state(row))

@@ -24,6 +24,7 @@ def create_audit_trigger(
     changed_columns: bool = False,
     always: bool = False,
     owner: str | None = None,
+    partitions: Iterable[str] = (),
     version: int = ...,
     found: Iterable[str] = (),
 ) -> None: ...
@@ -56,6 +57,7 @@ def replace_audit_trigger(
     changed_columns: bool = False,
     always: bool = False,
     owner: str | None = None,
+    partitions: Iterable[str] = (),
     version: int = ...,
     found: Iterable[str] = (),
 ) -> None: ...
@@ -86,6 +88,7 @@ def rename_audited_table(
     changed_columns: bool = False,
     always: bool = False,
     owner: str | None = None,
+    partitions: Iterable[str] = (),
     version: int = ...,
 ) -> None: ...
 def rename_audited_column(
@@ -110,6 +113,7 @@ def rename_audited_column(
     changed_columns: bool = False,
     always: bool = False,
     owner: str | None = None,
+    partitions: Iterable[str] = (),
     version: int = ...,
 ) -> None: ...
 def snapshot_audit_table(
@@ -132,6 +136,7 @@ def snapshot_audit_table(
     changed_columns: bool = False,
     always: bool = False,
     owner: str | None = None,
+    partitions: Iterable[str] = (),
     version: int = ...,
 ) -> None: ...
 def alter_audit_column(

@@ -20,7 +20,6 @@ NOT_BUILT = {
     "level": "row",
     "indexes": None,
     "append_only": False,
-    "partitions": (),
 }
 """Documented options that this version refuses, each with the only value it accepts."""
 
@@ -42,6 +41,7 @@ class AuditOptions:
         audit_columns: ``standard`` or ``classic``.
         always: The triggers fire also while ``session_replication_role`` is ``replica``.
         owner: The role that owns function and audit table; None is who runs the migration.
+        partitions: Partitions, in the table's schema, of which a TRUNCATE by name is recorded.
     """
 
     schema_name: str | None = None
@@ -56,6 +56,7 @@ class AuditOptions:
     audit_columns: str = "standard"
     always: bool = False
     owner: str | None = None
+    partitions: tuple[str, ...] = ()
 
 
 _NAMES = {field.name for field in dataclasses.fields(AuditOptions)}
@@ -136,6 +137,8 @@ def _validated(table: sa.Table, where: str, given: dict[str, Any]) -> AuditOptio
             f"audit_columns in {where} must be one of {', '.join(STYLES)}, "
             f"found {given['audit_columns']!r}"
         )
+    if "partitions" in given:
+        given["partitions"] = _strings(where, "partitions", given["partitions"])
     if "operations" in given:
         given["operations"] = _operations(where, given["operations"])
     if "session_settings" in given:

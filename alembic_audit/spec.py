@@ -84,6 +84,7 @@ class AuditSpec:
     changed_columns: bool = False
     always: bool = False
     owner: str | None = None
+    partitions: tuple[str, ...] = ()
     version: int = 1
 
     @property
@@ -100,6 +101,11 @@ class AuditSpec:
     def watched(self) -> tuple[str, ...]:
         """The source columns whose change makes an UPDATE worth recording."""
         return tuple(name for name in self.stored if name not in self.ignore_columns)
+
+    @property
+    def truncate_trigger(self) -> str:
+        """The name of the triggers for TRUNCATE, on the table and on its partitions."""
+        return naming.shorten(f"{self.trigger}_truncate")
 
     @property
     def audit_column_names(self) -> tuple[str, ...]:
@@ -120,7 +126,7 @@ class AuditSpec:
         if set(self.operations) - {"truncate"}:
             names["row"] = naming.shorten(self.trigger)
         if "truncate" in self.operations:
-            names["truncate"] = naming.shorten(f"{self.trigger}_truncate")
+            names["truncate"] = self.truncate_trigger
         return names
 
     # -- literal keyword arguments, as they stand in a migration ---------------------------------
@@ -147,6 +153,7 @@ class AuditSpec:
         changed_columns: bool = False,
         always: bool = False,
         owner: str | None = None,
+        partitions: Iterable[str] = (),
         version: int = 1,
     ) -> "AuditSpec":
         """Return the spec that the arguments of ``op.create_audit_trigger`` describe.
@@ -203,6 +210,7 @@ class AuditSpec:
             changed_columns=bool(changed_columns),
             always=bool(always),
             owner=owner,
+            partitions=tuple(sorted(_names("partitions", partitions))),
             version=version,
         )
         spec._check()
@@ -235,6 +243,7 @@ class AuditSpec:
             "changed_columns": self.changed_columns,
             "always": self.always,
             "owner": self.owner,
+            "partitions": list(self.partitions),
             "version": self.version,
         }
 
@@ -285,7 +294,7 @@ class AuditSpec:
             if kwargs["version"] > CURRENT_VERSION:
                 raise NewerSpecError(f"template version {kwargs['version']} is newer than this one")
             return cls.from_kwargs(**kwargs)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, NewerSpecError) or (
                 isinstance(error, TypeError) and "unexpected keyword" in str(error)
             ):
@@ -329,6 +338,11 @@ class AuditSpec:
             raise SpecError(f"ignore_columns of {self.table!r} names key columns {ignored}")
         if not self.watched:
             raise SpecError(f"ignore_columns of {self.table!r} leaves no column to watch")
+        if self.partitions and "truncate" not in self.operations:
+            raise SpecError(
+                f"partitions of {self.table!r} are those whose TRUNCATE is recorded, and truncate "
+                "is not in operations; add it, or name no partitions"
+            )
         sides = [
             *(f"setting audit.{setting.name}" for setting in self.session_settings),
             *(f"source column {name!r}" for name in self.columns),

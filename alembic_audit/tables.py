@@ -204,6 +204,7 @@ def make_spec(table: sa.Table, wanted: AuditOptions) -> spec.AuditSpec:
             changed_columns=wanted.changed_columns,
             always=wanted.always,
             owner=wanted.owner,
+            partitions=wanted.partitions,
             version=spec.CURRENT_VERSION,
         )
     except SpecError as error:

@@ -407,7 +407,6 @@ def test_mistake_in_disabled_options() -> None:
         ("level", "statement"),
         ("indexes", ()),
         ("append_only", True),
-        ("partitions", ["account_1"]),
     ],
 )
 def test_not_built(option: str, value: Any) -> None:

@@ -114,7 +114,7 @@ def _operations(
     ours = diff.compare(
         declared,
         states,
-        compile_anew=rows.with_retyped_settings(theirs, changes, default_schema),
+        compile_anew=rows.compiled_with_other_types(theirs, changes, default_schema),
         unrecorded=rows.unrecorded(theirs, declared, states, default_schema),
     )
     strays = diff.drop_strays(found.strays, default_schema)

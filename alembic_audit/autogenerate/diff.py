@@ -27,7 +27,7 @@ def compare(
     Args:
         declared: What the models ask for, by audited table.
         found: What the database holds, by audited table.
-        compile_anew: Tables whose function has to forget the type of a setting's column.
+        compile_anew: Tables whose function has to forget a type.
         unrecorded: Tables that hold, or will hold after this migration, rows which the trail does
             not have as they are.
     """

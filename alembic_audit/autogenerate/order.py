@@ -70,6 +70,7 @@ def merge(
         if specs:
             source = _source(specs[-1], default_schema)
             names = {source, *(_audit(spec, default_schema) for spec in specs)}
+            names |= {(source[0], partition) for partition in specs[-1].partitions}
             made = [one for name in sorted(names) for one in tables.pop(name, ())]
             place = max(last.get(name, 0) for name in names)
             places.setdefault(place, []).extend([*made, op, *columns.pop(source, ())])

@@ -11,29 +11,30 @@ from alembic_audit.operations import AddAuditColumnOp, AlterAuditColumnOp
 from alembic_audit.spec import AuditSpec
 
 
-def with_retyped_settings(
+def compiled_with_other_types(
     operations: Iterable[MigrateOperation],
     changes: Sequence[tuple[AuditSpec, AuditSpec]],
     default_schema: str,
 ) -> set[Name]:
-    """Return the tables whose function declares a variable of a type that changes.
+    """Return the tables whose function has to be compiled anew, since a type changes.
 
-    PL/pgSQL looks ``%TYPE`` up when it compiles, and compiles anew when the function is replaced.
+    PL/pgSQL looks the ``%TYPE`` of a setting's column up when it compiles, and a session that has
+    planned a statement with NEW or OLD fails when a field of theirs has another type. It compiles
+    anew when the function is replaced.
     """
-    columns = {
-        (old.audit_schema or default_schema, old.audit_table, setting.column): (
-            new.schema or default_schema,
-            new.table,
-        )
-        for old, new in changes
-        for setting in old.session_settings
-    }
-    altered = (
-        columns.get((op.schema or default_schema, op.table_name, op.column_name))
-        for op in operations
-        if isinstance(op, AlterAuditColumnOp) and op.type_ is not None
+    columns: dict[tuple[str, str, str], Name] = {}
+    for old, new in changes:
+        name = (new.schema or default_schema, new.table)
+        audit = (old.audit_schema or default_schema, old.audit_table)
+        columns |= {(*audit, setting.column): name for setting in old.session_settings}
+        columns |= {(*name, column): name for column in (*old.stored, *old.key)}
+    retyped = (
+        columns.get((*_name(op, default_schema), op.column_name))
+        for op in _flat(operations)
+        if (isinstance(op, AlterAuditColumnOp) and op.type_ is not None)
+        or (isinstance(op, ops.AlterColumnOp) and op.modify_type is not None)
     )
-    return {name for name in altered if name is not None}
+    return {name for name in retyped if name is not None}
 
 
 def unrecorded(

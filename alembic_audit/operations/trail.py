@@ -75,7 +75,7 @@ class CreateAuditTriggerOp(MigrateOperation):
                 ``function``, ``trigger``, ``hash_columns``, ``ignore_columns``,
                 ``session_settings`` (name to ``"required"`` or ``"nullable"``),
                 ``setting_columns``, ``operations``, ``audit_columns``, ``skip_unchanged``,
-                ``changed_columns``, ``always``, ``owner``, ``version``.
+                ``changed_columns``, ``always``, ``owner``, ``partitions``, ``version``.
 
         Raises:
             SpecError: The arguments describe no audit trigger.

@@ -18,6 +18,7 @@ from alembic_audit.sql.text import (
     do_block,
     dollar_quote,
     function_name,
+    partition_names,
     printable,
     source_name,
 )
@@ -42,7 +43,10 @@ def body(spec: AuditSpec, default_schema: str) -> str:
         SpecError: The template version of the spec is not known.
     """
     text: str = _template(spec).body(
-        spec, source_name(spec, default_schema), audit_name(spec, default_schema)
+        spec,
+        source_name(spec, default_schema),
+        audit_name(spec, default_schema),
+        partition_names(spec, default_schema),
     )
     return text
 
@@ -100,11 +104,18 @@ def triggers(spec: AuditSpec, default_schema: str) -> list[str]:
         f"CREATE TRIGGER {quote(name)} {shapes[kind]} {call}"
         for kind, name in spec.trigger_names.items()
     ]
+    of_partitions = quote(spec.truncate_trigger)
+    partitions = partition_names(spec, default_schema)
+    made += [
+        f"CREATE TRIGGER {of_partitions} BEFORE TRUNCATE ON {name} FOR EACH STATEMENT {call}"
+        for name in partitions
+    ]
     if spec.always:
         made += [
             f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {quote(name)}"
             for name in spec.trigger_names.values()
         ]
+        made += [f"ALTER TABLE {name} ENABLE ALWAYS TRIGGER {of_partitions}" for name in partitions]
     return made
 
 
@@ -230,7 +241,13 @@ def same_triggers(old: AuditSpec, new: AuditSpec, found: Sequence[str]) -> bool:
     """Return whether the triggers that are there are those of *new*."""
 
     def facts(spec: AuditSpec) -> tuple[object, ...]:
-        return (spec.identity, spec.trigger_names, spec.operations, spec.always)
+        return (
+            spec.identity,
+            spec.trigger_names,
+            spec.operations,
+            spec.always,
+            spec.partitions,
+        )
 
     return facts(old) == facts(new) and not any(map(_TRIGGER_STATEMENT.match, found))
 
@@ -307,6 +324,7 @@ def _check_tables(spec: AuditSpec, default_schema: str, *, new_function: bool) -
     for table, columns in (
         (source_name(spec, default_schema), spec.stored),
         (audit_name(spec, default_schema), spec.audit_column_names),
+        *((name, ()) for name in partition_names(spec, default_schema)),
     ):
         wanted = ", ".join(literal(column) for column in columns)
         lines += [

@@ -21,6 +21,11 @@ def audit_name(spec: AuditSpec, default_schema: str) -> str:
     return qualify(schemas(spec, default_schema)[1], spec.audit_table)
 
 
+def partition_names(spec: AuditSpec, default_schema: str) -> list[str]:
+    """Return the qualified, quoted names of the partitions of a spec, in its order."""
+    return [qualify(schemas(spec, default_schema)[0], name) for name in spec.partitions]
+
+
 def function_name(spec: AuditSpec, default_schema: str) -> str:
     """Return the qualified, quoted name of the function."""
     return qualify(schemas(spec, default_schema)[1], spec.function)

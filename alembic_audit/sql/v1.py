@@ -5,7 +5,7 @@ every function, type and operator is qualified by pg_catalog, and constructs tha
 (NULLIF, IN, BETWEEN, IS DISTINCT FROM, CASE x WHEN) do not occur.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from alembic_audit.naming import literal, quote
 from alembic_audit.spec import CHANGED_COLUMNS, HEADER, AuditSpec, hash_column
@@ -16,15 +16,19 @@ _IMAGE_EQUAL = "OPERATOR(pg_catalog.*=)"
 _IMAGE_DIFFERS = "OPERATOR(pg_catalog.*<>)"
 
 
-def body(spec: AuditSpec, source: str, audit: str) -> str:
+def body(spec: AuditSpec, source: str, audit: str, partitions: Sequence[str]) -> str:
     """Return the function body.
 
     Args:
         spec: What to record.
         source: The audited table, qualified and quoted.
         audit: The audit table, qualified and quoted.
+        partitions: The partitions of the spec, qualified and quoted, in its order.
     """
-    lines = [HEADER + spec.to_json(), *_declarations(spec, audit), "BEGIN"]
+    lines = [HEADER + spec.to_json()]
+    if partitions:
+        lines.append("#variable_conflict use_variable")
+    lines += [*_declarations(spec, audit), "BEGIN"]
     lines += [*_settings(spec, source), *_role(spec)]
     branches = {
         "insert": _record(spec, audit, "I", "NEW"),
@@ -33,6 +37,12 @@ def body(spec: AuditSpec, source: str, audit: str) -> str:
         "truncate": _record(spec, audit, "T", None),
     }
     keyword = "IF"
+    for name, partition in zip(spec.partitions, partitions, strict=True):
+        # TRUNCATE of a partition leaves the others: a record of each row says which are gone.
+        lines.append(f"  {keyword} TG_WHEN {_EQUAL} 'BEFORE'")
+        lines.append(f"    AND TG_TABLE_NAME {_EQUAL} {literal(name)} THEN")
+        lines += ["    " + line for line in _each_row(spec, audit, "D", partition)]
+        keyword = "ELSIF"
     for operation in spec.operations:
         lines.append(f"  {keyword} TG_OP {_EQUAL} '{operation.upper()}' THEN")
         lines += ["    " + line for line in branches[operation]]
@@ -49,7 +59,6 @@ def snapshot(spec: AuditSpec, source: str, audit: str) -> str:
         source: The audited table, qualified and quoted.
         audit: The audit table, qualified and quoted.
     """
-    columns, values = _values(spec, "S", "audited_row")
     return do_block(
         [
             "#variable_conflict use_variable",
@@ -58,11 +67,7 @@ def snapshot(spec: AuditSpec, source: str, audit: str) -> str:
             f"  LOCK TABLE {source} IN SHARE MODE;",
             *_settings(spec, source),
             *_role(spec),
-            f"  INSERT INTO {audit} (",
-            *("  " + line for line in comma_separated(map(quote, columns))),
-            "  ) SELECT",
-            *("  " + line for line in comma_separated(values)),
-            f"  FROM {source} AS audited_row;",
+            *("  " + line for line in _each_row(spec, audit, "S", source)),
             "END",
         ]
     )
@@ -129,6 +134,18 @@ def _record(
         ") VALUES (",
         *comma_separated(values),
         ");",
+    ]
+
+
+def _each_row(spec: AuditSpec, audit: str, operation: str, table: str) -> list[str]:
+    """Return the INSERT of one record for every row of a table."""
+    columns, values = _values(spec, operation, "audited_row")
+    return [
+        f"INSERT INTO {audit} (",
+        *comma_separated(map(quote, columns)),
+        ") SELECT",
+        *comma_separated(values),
+        f"FROM {table} AS audited_row;",
     ]
 
 
