@@ -101,7 +101,11 @@ def protect(
     }
     kept: list[MigrateOperation] = []
     for op in operations:
-        name = (getattr(op, "schema", None) or default_schema, getattr(op, "table_name", ""))
+        table = getattr(op, "table_name", None)
+        if not isinstance(table, str):  # another tool's operation; its schema may be anything
+            kept.append(op)
+            continue
+        name = (getattr(op, "schema", None) or default_schema, table)
         if isinstance(op, ops.CreateTableOp):
             # Alembic renders Table.info, and a Column in it is a SyntaxError.
             op.info = {k: v for k, v in (op.info or {}).items() if not k.startswith("audit.")}
