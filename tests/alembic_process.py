@@ -49,12 +49,13 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic import context
 
+url = %r
 target_metadata = runpy.run_path(str(Path(__file__).with_name("models.py")))["metadata"]
 options = {}
 
 %s
 
-connection = sa.create_engine(%r, poolclass=sa.NullPool).connect()
+connection = sa.create_engine(url, poolclass=sa.NullPool).connect()
 context.configure(
     connection=connection,
     target_metadata=target_metadata,
@@ -89,7 +90,7 @@ class ProcessProject:
 
     def configure(self, env: str) -> None:
         """Write env.py anew, with these lines before `context.configure(..., **options)`."""
-        (self.path / "env.py").write_text(ENV % (env, self.url))
+        (self.path / "env.py").write_text(ENV % (self.url, env))
 
     def run(self, command: str) -> str:
         """Return what the alembic command printed; raises AlembicFailed."""
