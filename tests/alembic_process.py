@@ -1,7 +1,7 @@
 """An Alembic project in a process of its own: env.py may do what cannot be undone in this one.
 
 Other tools register themselves for ever when they are imported. Each command runs in a fork of a
-process that has imported Alembic alone, so it costs little and sees what a user's command sees.
+process that has imported Alembic and no tool's hooks, so it costs little and begins afresh.
 """
 
 import subprocess
@@ -20,13 +20,18 @@ FORKS = """
 import os, sys
 import sqlalchemy.orm, psycopg2
 import alembic.command
+import alembic_audit.autogenerate.compare
 from alembic.config import main
+try:
+    import sqlalchemy_declarative_extensions.dialects.postgresql  # which registers later, if asked
+except ImportError:
+    pass
 
 for line in sys.stdin:
     if not (child := os.fork()):
         os.dup2(1, 2)
         try:
-            main(["-c", sys.argv[1], *line.split()])
+            main(["-c", *line.split()])
             sys.stdout.flush()
         except BaseException as error:
             print(f"{type(error).__name__}: {error}", flush=True)
@@ -72,19 +77,58 @@ class AlembicFailed(Exception):
     """A command failed; the text is what it printed."""
 
 
-class ProcessProject:
-    """An Alembic project over one database; `models` is the text of models.py."""
+class Alembic:
+    """The alembic command, run in forks of one process."""
 
-    def __init__(
-        self, path: Path, database: Database, process: "subprocess.Popen[str]", env: str
-    ) -> None:
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+
+    def __call__(self, directory: Path, command: str) -> str:
+        """Return what a command printed, with the alembic.ini of a directory.
+
+        Raises:
+            AlembicFailed: It failed.
+        """
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None and stdout is not None
+        stdin.write(f"{directory / 'alembic.ini'} {command}\n")
+        stdin.flush()
+        lines = []
+        while not (line := stdout.readline()).startswith("$ "):
+            assert line, "the process ended"
+            lines.append(line)
+        if line != "$ 0\n":
+            raise AlembicFailed("".join(lines))
+        return "".join(lines)
+
+
+@contextmanager
+def alembic() -> Iterator[Alembic]:
+    """Run the process."""
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield Alembic(process)
+
+
+class ProcessProject:
+    """An Alembic project over one database; models are the text of models.py.
+
+    Args:
+        path: An empty directory.
+        database: What the project migrates.
+        alembic: What runs the commands.
+        env: Lines of env.py.
+    """
+
+    def __init__(self, path: Path, database: Database, alembic: Alembic, env: str = "") -> None:
         (path / "versions").mkdir()
         (path / "alembic.ini").write_text(INI)
         (path / "script.py.mako").write_text(TEMPLATE)
         self.path = path
         self.engine = database.engine
         self.url = database.url().render_as_string(hide_password=False)
-        self.process = process
+        self.alembic = alembic
         self.count = 0
         self.configure(env)
 
@@ -94,17 +138,7 @@ class ProcessProject:
 
     def run(self, command: str) -> str:
         """Return what the alembic command printed; raises AlembicFailed."""
-        stdin, stdout = self.process.stdin, self.process.stdout
-        assert stdin is not None and stdout is not None
-        stdin.write(command + "\n")
-        stdin.flush()
-        lines = []
-        while not (line := stdout.readline()).startswith("$ "):
-            assert line, "the process ended"
-            lines.append(line)
-        if line != "$ 0\n":
-            raise AlembicFailed("".join(lines))
-        return "".join(lines)
+        return self.alembic(self.path, command)
 
     def revision(self, models: str) -> str:
         """Autogenerate the next revision; return the bodies of upgrade() and downgrade()."""
@@ -136,16 +170,3 @@ class ProcessProject:
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         with self.engine.connect() as connection:
             return [tuple(row) for row in connection.execute(sa.text(statement))]
-
-
-@contextmanager
-def project(path: Path, database: Database, env: str = "") -> Iterator[ProcessProject]:
-    """Return a project whose env.py has these lines in it."""
-    with subprocess.Popen(
-        [sys.executable, "-c", FORKS, str(path / "alembic.ini")],
-        cwd=path,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield ProcessProject(path, database, process, env)
