@@ -307,8 +307,14 @@ def test_copy_of_our_function(tmp_path: Path, database: Database) -> None:
         "SELECT pg_get_functiondef('public.public_account_audit'::regproc)"
     )
     with database.engine.begin() as connection, connection.connection.cursor() as cursor:
-        cursor.execute("CREATE SCHEMA backup")
-        for name in ("public.copy_of_it", "backup.public_account_audit", "app.copy_of_it"):
+        cursor.execute("CREATE SCHEMA backup; CREATE SCHEMA z_backup")
+        for name in (  # some are read before our function, some after it
+            "public.copy_of_it",
+            "public.z_copy_of_it",
+            "app.copy_of_it",
+            "backup.public_account_audit",
+            "z_backup.public_account_audit",
+        ):
             cursor.execute(definition.replace("public.public_account_audit", name, 1))
         cursor.execute(
             "CREATE TRIGGER copied AFTER INSERT ON plain"
