@@ -354,6 +354,30 @@ def edit(beside: ProcessProject, *changes: tuple[str, str], downgrade: bool = Fa
 
 
 @pytest.mark.parametrize("style", ENUMS)
+def test_enum_column_added(style: str, make: Make, database: Database) -> None:
+    """A type comes with its column and goes with it, unless records of `classic` hold it."""
+    beside = make(ENUMS[style])
+    beside.migrate(moody("ab", style, column=False))
+    before = snapshot(database.engine)
+    beside.migrate(moody("ab", style))
+    after = snapshot(database.engine)
+    beside.execute("INSERT INTO account VALUES (1, 'a')")
+
+    if style == "classic":
+        with pytest.raises(AlembicFailed, match="column mood of table account_audit depends on"):
+            beside.run("downgrade -1")
+        assert after == snapshot(database.engine)
+        beside.run("-x audit_allow_history_loss=yes downgrade -1")
+        assert before == snapshot(database.engine)
+    else:
+        beside.run("downgrade -1")
+        assert [(1, "a")] == beside.rows(RECORDS.format("true"))
+    beside.run("upgrade head")
+    assert after == snapshot(database.engine)
+    beside.check(moody("ab", style))
+
+
+@pytest.mark.parametrize("style", ENUMS)
 def test_enum_label_added(style: str, make: Make, database: Database) -> None:
     """A new label is recorded; the downgrade gives the former type back, and the trail goes on."""
     beside = make(ENUMS[style])
