@@ -1,5 +1,6 @@
 """Every change of the models, there and back: the trail survives it."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 
 from tests.conftest import Database
 from tests.journey import Journey, Models
+from tests.project import Project
 from tools import postgres
 
 ON = {"enabled": True}
@@ -252,3 +254,70 @@ def test_offline(
 ) -> None:
     """The same by --sql and psql."""
     journey.run_offline(tmp_path, server, database, twin)
+
+
+def with_cast_to_enum(text: str) -> str:
+    """Give Alembic's own alter_column back to an enum its USING."""
+    return re.sub(
+        r"(type_=postgresql.ENUM(.|\n)*?existing_nullable=True)",
+        r"\1, postgresql_using='x::mood'",
+        text,
+    )
+
+
+SESSIONS = {
+    "enum_to_text": (
+        account(sa.Column("x", sa.Enum("1", name="mood"))),
+        account(sa.Column("x", sa.Text)),
+    ),
+    "hashed": (
+        account(sa.Column("x", sa.Integer), hash_columns=["x"]),
+        account(sa.Column("x", sa.BigInteger), hash_columns=["x"]),
+    ),
+    "set_aside": (
+        account(sa.Column("x", sa.Integer)),
+        account(sa.Column("x", sa.BigInteger)),
+    ),
+    "narrower": (
+        account(sa.Column("x", sa.BigInteger)),
+        account(sa.Column("x", sa.Integer)),
+    ),
+    "setting": (
+        account(sa.Column("x", sa.Text), session_settings=[setting("who")]),
+        account(sa.Column("x", sa.Text), session_settings=[setting("who", sa.Integer)]),
+    ),
+    "setting_renamed": (
+        account(sa.Column("x", sa.Text), session_settings=[setting("who")]),
+        account(
+            sa.Column("x", sa.Text),
+            session_settings=[setting("who")],
+            naming={"audit.setting": "s_%(setting)s", "audit.table": "t_%(table_name)s"},
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_open_sessions_write_on(name: str, tmp_path: Path, database: Database) -> None:
+    """A session that has planned the function's statements goes on writing after the migration."""
+    before, after = SESSIONS[name]
+    project = Project(tmp_path, database)
+    project.migrate(before())
+    with project.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as session:
+        session.exec_driver_sql("SET audit.who = '1'")
+
+        def write() -> None:
+            for _ in range(8):
+                session.exec_driver_sql("INSERT INTO account (x) VALUES ('1')")
+            session.exec_driver_sql("UPDATE account SET x = '1'")
+
+        write()
+        project.revision(after())
+        project.edit(with_cast_to_enum)
+        project.upgrade()
+        project.check(after())
+        write()
+        project.downgrade()
+        write()
+        project.upgrade()
+        write()

@@ -1,8 +1,11 @@
 """The pure comparison of declared specs with found states."""
 
 import dataclasses
+from typing import ClassVar
 
-from alembic_audit.autogenerate import diff
+from alembic.operations.ops import MigrateOperation
+
+from alembic_audit.autogenerate import diff, protect
 from alembic_audit.catalog import TRIGGER_MISSING, AuditState, Drift
 from alembic_audit.operations import (
     CreateAuditTriggerOp,
@@ -24,6 +27,17 @@ def test_columns_in_another_order_are_no_diff() -> None:
     """Reordering a model changes nothing in a database, so no migration is written for it."""
     other = dataclasses.replace(SPEC, columns=("email", "id"))
     assert [] == diff.compare({NAME: other}, {NAME: AuditState(SPEC)})
+
+
+def test_operations_of_other_tools_stay() -> None:
+    """They may call anything their schema or table, also what cannot be compared with a name."""
+
+    class Another(MigrateOperation):
+        schema: ClassVar[list[str]] = ["public"]
+        table_name: ClassVar[list[str]] = ["account_audit"]
+
+    theirs = [Another(), MigrateOperation()]
+    assert theirs == protect.protect(theirs, {("public", "account_audit")}, "public")
 
 
 def test_drift_is_a_diff_though_the_specs_are_equal() -> None:

@@ -13,6 +13,7 @@ from alembic.util import CommandError, DispatchPriority, PriorityDispatchResult
 import alembic_audit.autogenerate.render  # noqa: F401  (registers the renderers)
 from alembic_audit import catalog, tables
 from alembic_audit.autogenerate import diff, notices, order, protect, rows
+from alembic_audit.autogenerate.names import audit_of, source_of
 from alembic_audit.catalog import AuditState, Catalog, Name
 from alembic_audit.errors import AuditError
 from alembic_audit.naming import CONVENTIONS
@@ -107,7 +108,7 @@ def _operations(
     default_schema: str,
 ) -> list[MigrateOperation]:
     specs = [*declared.values(), *(state.spec for state in found.states.values())]
-    audit_tables = {(one.audit_schema or default_schema, one.audit_table) for one in specs}
+    audit_tables = {audit_of(one, default_schema) for one in specs}
     changes = [(states[name].spec, declared[name]) for name in states if name in declared]
     notices.log_kept(theirs, audit_tables, changes, default_schema)
     theirs = protect.protect(theirs, audit_tables, default_schema, changes)
@@ -132,7 +133,7 @@ def _filtered(
         for table in metadata.tables.values()
     }
     declared = {
-        (one.schema or default_schema, one.table): one
+        source_of(one, default_schema): one
         for one in everything
         if function_name(one, default_schema) not in found.newer
         and _included(context, known, one, default_schema)
@@ -193,9 +194,9 @@ def _included(
     spec: AuditSpec,
     default_schema: str,
 ) -> bool:
-    if not _table_included(context, known[(spec.schema or default_schema, spec.table)]):
+    if not _table_included(context, known[source_of(spec, default_schema)]):
         return False
-    audit = known[(spec.audit_schema or default_schema, spec.audit_table)]
+    audit = known[audit_of(spec, default_schema)]
     if not _table_included(context, audit):
         log.warning(
             "%s is not audited: include_object or include_name leaves out its audit table %s",

@@ -9,6 +9,7 @@ from alembic.operations.ops import MigrateOperation
 from alembic.util import CommandError
 
 from alembic_audit.autogenerate import render
+from alembic_audit.autogenerate.names import audit_of, source_of, table_of
 from alembic_audit.catalog import ForeignTrigger, Name
 from alembic_audit.operations import (
     CreateAuditTriggerOp,
@@ -47,9 +48,9 @@ def log_kept(
     default_schema: str,
 ) -> None:
     """Say that a table which Alembic called removed is kept."""
-    moved = {(old.audit_schema or default_schema, old.audit_table) for old, _ in changes}
+    moved = {audit_of(old, default_schema) for old, _ in changes}
     for op in operations:
-        name = (getattr(op, "schema", None) or default_schema, getattr(op, "table_name", ""))
+        name = table_of(op, default_schema)
         if isinstance(op, ops.DropTableOp) and name in set(audit_tables) - moved:
             log.info("Kept audit table %s: its records go only when a person drops them", name[1])
 
@@ -62,7 +63,7 @@ def log_all(
         if isinstance(op, CreateAuditTriggerOp | DropAuditTriggerOp | ReplaceAuditTriggerOp):
             log.info("Detected %s", " ".join(str(part) for part in op.to_diff_tuple()[:2]))
     created = [op.state.spec for op in operations if isinstance(op, CreateAuditTriggerOp)]
-    begun = {(spec.schema or default_schema, spec.table) for spec in created}
+    begun = {source_of(spec, default_schema) for spec in created}
     for trigger in foreign:
         if trigger.after_row and trigger.table in begun:
             log.warning(
@@ -100,15 +101,15 @@ def _renamed_tables(
     default_schema: str,
 ) -> list[tuple[AuditSpec, AuditSpec]]:
     """Return pairs of a vanished and an appeared table that share most of their columns."""
-    dropped = {_name(op, default_schema) for op in operations if isinstance(op, ops.DropTableOp)}
-    made = {_name(op, default_schema) for op in operations if isinstance(op, ops.CreateTableOp)}
+    dropped = {table_of(op, default_schema) for op in operations if isinstance(op, ops.DropTableOp)}
+    made = {table_of(op, default_schema) for op in operations if isinstance(op, ops.CreateTableOp)}
     pairs = []
     for old in ended:
         for new in created:
             common = set(old.stored) & set(new.stored)
             if (
-                (old.schema or default_schema, old.table) in dropped
-                and (new.schema or default_schema, new.table) in made
+                source_of(old, default_schema) in dropped
+                and source_of(new, default_schema) in made
                 and old.schema == new.schema
                 and 2 * len(common) > len(set(old.stored) | set(new.stored))
             ):
@@ -125,18 +126,14 @@ def _renamed_columns(
         if isinstance(op, ops.ModifyTableOps):
             for one in op.ops:
                 if isinstance(one, ops.AddColumnOp):
-                    added.setdefault(_name(one, default_schema), []).append(one.column.name)
+                    added.setdefault(table_of(one, default_schema), []).append(one.column.name)
     renamed = []
     for op in operations:
         if isinstance(op, ReplaceAuditTriggerOp):
             old, new = op.old.spec, op.new.spec
             gone = [name for name in old.stored if name not in new.stored]
             come = [name for name in new.stored if name not in old.stored]
-            name = (new.schema or default_schema, new.table)
+            name = source_of(new, default_schema)
             if len(gone) == len(come) == 1 and come == added.get(name):
                 renamed.append((new, gone[0], come[0]))
     return renamed
-
-
-def _name(op: MigrateOperation, default_schema: str) -> Name:
-    return (getattr(op, "schema", None) or default_schema, getattr(op, "table_name", ""))

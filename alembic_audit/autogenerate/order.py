@@ -11,6 +11,7 @@ from alembic.operations import ops
 from alembic.operations.ops import MigrateOperation
 
 from alembic_audit import sql
+from alembic_audit.autogenerate.names import audit_of, source_of, table_of
 from alembic_audit.catalog import ORPHANED_FUNCTION, AuditState, Name
 from alembic_audit.operations import (
     AddAuditColumnOp,
@@ -46,14 +47,14 @@ def merge(
     """
     drops = [op for op in ours if isinstance(op, DropAuditTriggerOp)]
     late = {id(op): _specs(op) for op in ours if not isinstance(op, DropAuditTriggerOp)}
-    sources = {_source(spec, default_schema) for specs in late.values() for spec in specs}
-    audits = {_audit(spec, default_schema) for specs in late.values() for spec in specs}
+    sources = {source_of(spec, default_schema) for specs in late.values() for spec in specs}
+    audits = {audit_of(spec, default_schema) for specs in late.values() for spec in specs}
     rest: list[MigrateOperation] = []
     columns: dict[Name, list[MigrateOperation]] = {}
     tables: dict[Name, list[MigrateOperation]] = {}
     last: dict[Name, int] = {}
     for op in theirs:
-        name = _name(op, default_schema)
+        name = table_of(op, default_schema)
         if isinstance(op, CreateAuditTableOp | CreateAuditIndexOp) and name in audits:
             tables.setdefault(name, []).append(op)
             continue
@@ -68,8 +69,8 @@ def merge(
     for op in ours:
         specs = late.get(id(op))
         if specs:
-            source = _source(specs[-1], default_schema)
-            names = {source, *(_audit(spec, default_schema) for spec in specs)}
+            source = source_of(specs[-1], default_schema)
+            names = {source, *(audit_of(spec, default_schema) for spec in specs)}
             names |= {(source[0], partition) for partition in specs[-1].partitions}
             made = [one for name in sorted(names) for one in tables.pop(name, ())]
             place = max(last.get(name, 0) for name in names)
@@ -110,8 +111,8 @@ class _Locks:
         self, found: Mapping[Name, AuditState], begun: Iterable[AuditSpec], default_schema: str
     ) -> None:
         self.default_schema = default_schema
-        self.trails = {_audit(state.spec, default_schema): state.spec for state in found.values()}
-        self.sources = {*found, *(_source(spec, default_schema) for spec in begun)}
+        self.trails = {audit_of(state.spec, default_schema): state.spec for state in found.values()}
+        self.sources = {*found, *(source_of(spec, default_schema) for spec in begun)}
         self.shown: dict[Name, Table] = {}
         self.levels: tuple[dict[Name, int], dict[Name, int]] = ({}, {})
         self.created = {
@@ -129,7 +130,7 @@ class _Locks:
                 self.add(one)
             return
         schema, table = getattr(op, "schema", None), getattr(op, "table_name", "")
-        name = _name(op, self.default_schema)
+        name = table_of(op, self.default_schema)
         if isinstance(op, ops.CreateTableOp):
             self.created.add(name)
         elif isinstance(op, ops.DropTableOp):
@@ -163,7 +164,7 @@ class _Locks:
         if moves or renames or not sql.same_triggers(old, new, (*op.old.found, *op.new.found)):
             self._note(new.schema, new.table, _EXCLUSIVE, _EXCLUSIVE)
         if moves:
-            self.left.add(_audit(old, self.default_schema))
+            self.left.add(audit_of(old, self.default_schema))
             self._note(old.audit_schema, old.audit_table, _EXCLUSIVE, None)
             self._note(new.audit_schema, new.audit_table, None, _EXCLUSIVE)
 
@@ -198,20 +199,6 @@ def _specs(op: MigrateOperation) -> list[AuditSpec]:
         return [op.state.spec]
     assert isinstance(op, ReplaceAuditTriggerOp)
     return [op.old.spec, op.new.spec]
-
-
-def _source(spec: AuditSpec, default_schema: str) -> Name:
-    return (spec.schema or default_schema, spec.table)
-
-
-def _audit(spec: AuditSpec, default_schema: str) -> Name:
-    return (spec.audit_schema or default_schema, spec.audit_table)
-
-
-def _name(op: MigrateOperation, default_schema: str) -> Name:
-    if isinstance(op, ops.CreateForeignKeyOp):
-        return (op.kw.get("source_schema") or default_schema, op.source_table)
-    return (getattr(op, "schema", None) or default_schema, getattr(op, "table_name", ""))
 
 
 def _without_dropped_columns(

@@ -10,6 +10,7 @@ from alembic.operations.ops import MigrateOperation
 from sqlalchemy.types import NullType, TypeEngine
 
 from alembic_audit import retype
+from alembic_audit.autogenerate.names import audit_of, table_of
 from alembic_audit.catalog import Name
 from alembic_audit.errors import AuditError
 from alembic_audit.operations import (
@@ -46,25 +47,22 @@ def protect(
     known = {
         *audit_tables,
         *(
-            _name(op, default_schema)
+            table_of(op, default_schema)
             for op in operations
             if isinstance(op, ops.DropTableOp) and is_audit_table(op.to_table())
         ),
     }
-    new = {_name(op, default_schema) for op in operations if isinstance(op, ops.CreateTableOp)}
+    new = {table_of(op, default_schema) for op in operations if isinstance(op, ops.CreateTableOp)}
     moved = _moved(changes, new, default_schema)
     dropped = {
-        _name(op, default_schema): op.to_table()
+        table_of(op, default_schema): op.to_table()
         for op in operations
         if isinstance(op, ops.DropTableOp)
     }
-    renamed = {
-        (one.audit_schema or default_schema, one.audit_table): _renamed_settings(old, one)
-        for old, one in changes
-    }
+    renamed = {audit_of(one, default_schema): _renamed_settings(old, one) for old, one in changes}
     kept: list[MigrateOperation] = []
     for op in operations:
-        name = _name(op, default_schema)
+        name = table_of(op, default_schema)
         settings = renamed.get(name, {})
         if isinstance(op, ops.CreateTableOp):
             # Alembic renders Table.info, and a Column in it is a SyntaxError.
@@ -100,18 +98,14 @@ def is_audit_table(table: sa.Table) -> bool:
     )
 
 
-def _name(op: MigrateOperation, default_schema: str) -> Name:
-    return (getattr(op, "schema", None) or default_schema, getattr(op, "table_name", ""))
-
-
 def _moved(
     changes: Iterable[tuple[AuditSpec, AuditSpec]], new: Collection[Name], default_schema: str
 ) -> dict[Name, AuditSpec]:
     """Return, by the audit table that is to be, what the trail was until now."""
     moved = {}
     for old, one in changes:
-        before = (old.audit_schema or default_schema, old.audit_table)
-        after = (one.audit_schema or default_schema, one.audit_table)
+        before = audit_of(old, default_schema)
+        after = audit_of(one, default_schema)
         if before == after:
             continue
         if after not in new:
@@ -146,7 +140,7 @@ def _moved_columns(
     Alembic compared the two tables with nothing, so the columns are compared here. The operations
     address the table under its old name; the operation that replaces the trigger renames it.
     """
-    before = dropped.get((old.audit_schema or default_schema, old.audit_table))
+    before = dropped.get(audit_of(old, default_schema))
     if before is None:
         raise AuditError(
             f"the trail of {old.table!r} would move from {old.audit_table!r} to {op.table_name!r}, "

@@ -6,6 +6,7 @@ import alembic  # noqa: F401  (first, or the order of imports decides whether th
 from alembic.operations import ops
 from alembic.operations.ops import MigrateOperation
 
+from alembic_audit.autogenerate.names import audit_of, source_of, table_of
 from alembic_audit.catalog import Name
 from alembic_audit.operations import AddAuditColumnOp, AlterAuditColumnOp
 from alembic_audit.spec import AuditSpec
@@ -24,12 +25,12 @@ def compiled_with_other_types(
     """
     columns: dict[tuple[str, str, str], Name] = {}
     for old, new in changes:
-        name = (new.schema or default_schema, new.table)
-        audit = (old.audit_schema or default_schema, old.audit_table)
+        name = source_of(new, default_schema)
+        audit = audit_of(old, default_schema)
         columns |= {(*audit, setting.column): name for setting in old.session_settings}
         columns |= {(*name, column): name for column in (*old.stored, *old.key)}
     retyped = (
-        columns.get((*_name(op, default_schema), op.column_name))
+        columns.get((*table_of(op, default_schema), op.column_name))
         for op in _flat(operations)
         if (isinstance(op, AlterAuditColumnOp) and op.type_ is not None)
         or (isinstance(op, ops.AlterColumnOp) and op.modify_type is not None)
@@ -55,15 +56,15 @@ def unrecorded(
         default_schema: What a schema of None means.
     """
     each = list(_flat(operations))
-    created = {_name(op, default_schema) for op in each if isinstance(op, ops.CreateTableOp)}
+    created = {table_of(op, default_schema) for op in each if isinstance(op, ops.CreateTableOp)}
     audit_columns = {
-        (*_name(op, default_schema), op.column.name)
+        (*table_of(op, default_schema), op.column.name)
         for op in each
         if isinstance(op, AddAuditColumnOp)
     }
     changed = set()
     for op in each:
-        name = _name(op, default_schema)
+        name = table_of(op, default_schema)
         spec = declared.get(name)
         if spec is None:
             continue
@@ -82,7 +83,3 @@ def _flat(operations: Iterable[MigrateOperation]) -> Iterator[MigrateOperation]:
             yield from op.ops
         else:
             yield op
-
-
-def _name(op: MigrateOperation, default_schema: str) -> Name:
-    return (getattr(op, "schema", None) or default_schema, getattr(op, "table_name", ""))

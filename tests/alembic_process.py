@@ -1,0 +1,172 @@
+"""An Alembic project in a process of its own: env.py may do what cannot be undone in this one.
+
+Other tools register themselves for ever when they are imported. Each command runs in a fork of a
+process that has imported Alembic and no tool's hooks, so it costs little and begins afresh.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from tests.conftest import Database
+from tests.project import TEMPLATE
+
+FORKS = """
+import os, sys
+import sqlalchemy.orm, psycopg2
+import alembic.command
+import alembic_audit.autogenerate.compare
+from alembic.config import main
+try:
+    import sqlalchemy_declarative_extensions.dialects.postgresql  # which registers later, if asked
+except ImportError:
+    pass
+
+for line in sys.stdin:
+    if not (child := os.fork()):
+        os.dup2(1, 2)
+        try:
+            main(["-c", *line.split()])
+            sys.stdout.flush()
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", flush=True)
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    print(f"$ {os.waitstatus_to_exitcode(status)}", flush=True)
+"""
+
+INI = """\
+[alembic]
+script_location = %(here)s
+path_separator = os
+"""
+
+ENV = """\
+import runpy
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import context
+
+url = %r
+target_metadata = runpy.run_path(str(Path(__file__).with_name("models.py")))["metadata"]
+options = {}
+
+%s
+
+connection = sa.create_engine(url, poolclass=sa.NullPool).connect()
+context.configure(
+    connection=connection,
+    target_metadata=target_metadata,
+    autogenerate_plugins=["alembic.autogenerate.*", "alembic_audit"],
+    **options,
+)
+with context.begin_transaction():
+    context.run_migrations()
+connection.close()
+"""
+
+
+class AlembicFailed(Exception):
+    """A command failed; the text is what it printed."""
+
+
+class Alembic:
+    """The alembic command, run in forks of one process."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+
+    def __call__(self, directory: Path, command: str) -> str:
+        """Return what a command printed, with the alembic.ini of a directory.
+
+        Raises:
+            AlembicFailed: It failed.
+        """
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None and stdout is not None
+        stdin.write(f"{directory / 'alembic.ini'} {command}\n")
+        stdin.flush()
+        lines = []
+        while not (line := stdout.readline()).startswith("$ "):
+            assert line, "the process ended"
+            lines.append(line)
+        if line != "$ 0\n":
+            raise AlembicFailed("".join(lines))
+        return "".join(lines)
+
+
+@contextmanager
+def alembic() -> Iterator[Alembic]:
+    """Run the process."""
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield Alembic(process)
+
+
+class ProcessProject:
+    """An Alembic project over one database; models are the text of models.py.
+
+    Args:
+        path: An empty directory.
+        database: What the project migrates.
+        alembic: What runs the commands.
+        env: Lines of env.py.
+    """
+
+    def __init__(self, path: Path, database: Database, alembic: Alembic, env: str = "") -> None:
+        (path / "versions").mkdir()
+        (path / "alembic.ini").write_text(INI)
+        (path / "script.py.mako").write_text(TEMPLATE)
+        self.path = path
+        self.engine = database.engine
+        self.url = database.url().render_as_string(hide_password=False)
+        self.alembic = alembic
+        self.count = 0
+        self.configure(env)
+
+    def configure(self, env: str) -> None:
+        """Write env.py anew, with these lines before `context.configure(..., **options)`."""
+        (self.path / "env.py").write_text(ENV % (self.url, env))
+
+    def run(self, command: str) -> str:
+        """Return what the alembic command printed; raises AlembicFailed."""
+        return self.alembic(self.path, command)
+
+    def revision(self, models: str) -> str:
+        """Autogenerate the next revision; return the bodies of upgrade() and downgrade()."""
+        self.declare(models)
+        self.count += 1
+        self.run(f"revision --autogenerate -m step --rev-id {self.count:04}")
+        text = (self.path / "versions" / f"{self.count:04}_step.py").read_text()
+        return text[text.index("def upgrade") :]
+
+    def declare(self, models: str) -> None:
+        (self.path / "models.py").write_text(models)
+
+    def check(self, models: str) -> None:
+        self.declare(models)
+        assert self.run("check").endswith("No new upgrade operations detected.\n")
+
+    def migrate(self, models: str) -> str:
+        """Autogenerate, upgrade, and see that nothing differs any more."""
+        text = self.revision(models)
+        self.run("upgrade head")
+        self.check(models)
+        return text
+
+    def execute(self, *statements: str) -> None:
+        with self.engine.begin() as connection:
+            for statement in statements:
+                connection.execute(sa.text(statement))
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        with self.engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(sa.text(statement))]
