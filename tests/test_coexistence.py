@@ -17,7 +17,7 @@ import pytest
 from tests.alembic_process import Alembic, AlembicFailed, ProcessProject, alembic
 from tests.catalogs import snapshot
 from tests.conftest import Database
-from tests.test_autogenerate import EMPTY
+from tests.journey import EMPTY
 from tools import postgres
 
 Make = Callable[..., ProcessProject]

@@ -35,8 +35,8 @@ from alembic_audit.operations import (
 from alembic_audit.spec import AuditSpec
 from tests.catalogs import snapshot
 from tests.conftest import Database
+from tests.journey import psql
 from tests.project import Project
-from tests.test_autogenerate import psql
 from tools import postgres
 
 TABLES = """
