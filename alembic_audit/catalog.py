@@ -40,7 +40,7 @@ _FUNCTIONS = sa.text(
     """
     SELECT p.oid, n.nspname, p.proname, p.prosrc, p.prosecdef, p.proconfig,
       pg_catalog.pg_get_userbyid(p.proowner)::pg_catalog.text AS owner,
-      current_user::pg_catalog.text AS me, ARRAY(
+      current_user::pg_catalog.text AS me, p.proacl IS NULL AS default_privileges, ARRAY(
       SELECT pg_catalog.concat(
         COALESCE(pg_catalog.quote_ident(r.rolname), 'PUBLIC'),
         CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' END
@@ -86,11 +86,13 @@ _TRIGGERS = sa.text(
       (t.tgqual IS NULL AND t.tgnargs = 0 AND t.tgattr::pg_catalog.text = ''
         AND t.tgconstraint = 0 AND t.tgoldtable IS NULL AND t.tgnewtable IS NULL) AS plain,
       pg_catalog.pg_get_triggerdef(t.oid) AS definition,
-      CASE WHEN ours.oid IS NULL THEN p.prosrc END AS foreign_source
+      CASE WHEN ours.oid IS NULL THEN p.prosrc END AS foreign_source,
+      pn.nspname AS function_schema, p.proname
     FROM pg_catalog.pg_trigger AS t
     JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
+    JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.pronamespace
     LEFT JOIN pg_catalog.unnest(CAST(:functions AS pg_catalog.oid[])) AS ours (oid)
       ON ours.oid = t.tgfoid
     WHERE ours.oid IS NOT NULL
@@ -219,12 +221,14 @@ class ForeignTrigger:
     Attributes:
         table: The table it is on.
         name: The trigger.
+        function: The function that it calls.
         inserts_into: The tables that its function names after INSERT INTO, as written, unquoted.
         after_row: It is an AFTER ROW trigger.
     """
 
     table: Name
     name: str
+    function: Name
     inserts_into: tuple[str, ...]
     after_row: bool
 
@@ -270,9 +274,14 @@ def read(
         if row.foreign_source is None:
             triggers[row.tgfoid].append(row)
         else:
-            foreign.append(_foreign(row))
+            foreign.append(_foreign(row, row.foreign_source))
 
     taken, strays, newer = _sort_out(functions, triggers, by_name, default_schema, prefixes)
+    ours = {row.oid for _, row, _ in taken.values()} | {row.oid for _, row in strays}
+    for function in functions:
+        name = (function.nspname, function.proname)
+        if function.oid not in ours and qualify(*name) not in newer:
+            foreign += [_foreign(row, function.prosrc) for row in triggers[function.oid]]
     relations = _relations(connection, [spec for spec, _, _ in taken.values()], default_schema)
     states = {
         name: _State(spec, row, triggers[row.oid], relations, default_schema).read(headless)
@@ -288,6 +297,39 @@ def read(
         for spec, row in strays
     ]
     return Catalog(states, made, newer, foreign)
+
+
+def read_strays(connection: sa.Connection, functions: Collection[Name]) -> list[Stray]:
+    """Return somebody else's trigger functions, to be taken over: dropped, and given back.
+
+    Args:
+        connection: Where to read.
+        functions: The functions.
+    """
+    found = connection.execute(
+        _FUNCTIONS,
+        {
+            "header": HEADER,
+            "schemas": sorted({schema for schema, _ in functions}),
+            "names": sorted({name for _, name in functions}),
+            "prefixes": [],
+        },
+    ).all()
+    rows = {row.oid: row for row in found if (row.nspname, row.proname) in functions}
+    triggers: dict[int, list[sa.Row[Any]]] = defaultdict(list)
+    for row in connection.execute(
+        _TRIGGERS, {"functions": list(rows), "table_schemas": [], "tables": []}
+    ):
+        triggers[row.tgfoid].append(row)
+    return [
+        Stray(
+            _table_of(None, triggers[oid], ""),
+            (row.nspname, row.proname),
+            None,
+            _restore(row, triggers[oid]),
+        )
+        for oid, row in rows.items()
+    ]
 
 
 _Taken = dict[Name, tuple[AuditSpec, "sa.Row[Any]", bool]]
@@ -367,15 +409,13 @@ def _relations(
     return {(row.nspname, row.relname): row for row in rows}
 
 
-def _foreign(row: sa.Row[Any]) -> ForeignTrigger:
-    """Return somebody else's trigger."""
+def _foreign(row: sa.Row[Any], source: str) -> ForeignTrigger:
+    """Return somebody else's trigger, with the source of the function that it calls."""
     return ForeignTrigger(
         (row.nspname, row.relname),
         row.tgname,
-        tuple(
-            name.rpartition(".")[2].replace('"', "")
-            for name in _INSERTS.findall(row.foreign_source)
-        ),
+        (row.function_schema, row.proname),
+        tuple(name.rpartition(".")[2].replace('"', "") for name in _INSERTS.findall(source)),
         bool(row.tgtype & _ROW_BIT) and not row.tgtype & _NOT_AFTER_BITS,
     )
 
@@ -394,10 +434,11 @@ def _restore(row: sa.Row[Any], triggers: Sequence[sa.Row[Any]]) -> tuple[str, ..
     made = [
         sql.restore_function(
             name, row.prosrc, definer=row.prosecdef, settings=row.proconfig or (), new=True
-        ),
-        sql.revoke_function(name),
-        *(f"GRANT EXECUTE ON FUNCTION {name}() TO {grantee}" for grantee in row.grantees),
+        )
     ]
+    if not row.default_privileges:
+        made.append(sql.revoke_function(name))
+        made += [f"GRANT EXECUTE ON FUNCTION {name}() TO {grantee}" for grantee in row.grantees]
     if row.owner != row.me:
         made.append(f"ALTER FUNCTION {name}() OWNER TO {quote(row.owner)}")
     for trigger in triggers:

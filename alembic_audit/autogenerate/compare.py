@@ -18,6 +18,7 @@ from alembic_audit.catalog import AuditState, Catalog, Name
 from alembic_audit.errors import AuditError
 from alembic_audit.naming import CONVENTIONS
 from alembic_audit.operations import CreateAuditSchemaOp, display_name
+from alembic_audit.operations.run import x_argument
 from alembic_audit.spec import AuditSpec
 from alembic_audit.sql.text import function_name
 
@@ -90,13 +91,19 @@ def compare(
     for name, reason in sorted(found.newer.items()):
         log.warning("Function %s was left alone: %s; upgrade alembic_audit", name, reason)
     declared, states = _filtered(context, everything, found, default_schema)
-    notices.stop_at_second_trails(declared, found.foreign, default_schema)
+    if second := notices.second_trails(declared, found.foreign):
+        if not x_argument(context.migration_context, "audit_adopt"):
+            notices.stop_at(second, declared)
+        found.strays.extend(catalog.read_strays(connection, {one.function for one in second}))
+    foreign = [one for one in found.foreign if one not in second]
     try:
-        upgrade_ops.ops[:] = _operations(upgrade_ops.ops, declared, states, found, default_schema)
+        upgrade_ops.ops[:] = _operations(
+            upgrade_ops.ops, declared, states, found, default_schema, _sources(context, everything)
+        )
     except AuditError as error:
         raise CommandError(str(error)) from error
     upgrade_ops.ops[:0] = [CreateAuditSchemaOp(schema) for schema in new_schemas]
-    notices.log_all(upgrade_ops.ops, found.foreign, default_schema)
+    notices.log_all(upgrade_ops.ops, foreign, default_schema)
     return PriorityDispatchResult.CONTINUE
 
 
@@ -106,12 +113,13 @@ def _operations(
     states: Mapping[Name, AuditState],
     found: Catalog,
     default_schema: str,
+    sources: Mapping[Name, sa.Table],
 ) -> list[MigrateOperation]:
     specs = [*declared.values(), *(state.spec for state in found.states.values())]
     audit_tables = {audit_of(one, default_schema) for one in specs}
     changes = [(states[name].spec, declared[name]) for name in states if name in declared]
     notices.log_kept(theirs, audit_tables, changes, default_schema)
-    theirs = protect.protect(theirs, audit_tables, default_schema, changes)
+    theirs = protect.protect(theirs, audit_tables, default_schema, changes, sources)
     ours = diff.compare(
         declared,
         states,
@@ -123,15 +131,28 @@ def _operations(
     return order.lock(merged, states, default_schema)
 
 
-def _filtered(
-    context: AutogenContext, everything: list[AuditSpec], found: Catalog, default_schema: str
-) -> tuple[dict[Name, AuditSpec], dict[Name, AuditState]]:
-    """Return the specs and states whose tables the user's filters admit."""
-    known = {
+def _sources(context: AutogenContext, everything: list[AuditSpec]) -> dict[Name, sa.Table]:
+    """Return the audited Table of each declared audit table."""
+    default_schema = context.dialect.default_schema_name or "public"
+    known = _tables(context, default_schema)
+    return {
+        audit_of(one, default_schema): known[source_of(one, default_schema)] for one in everything
+    }
+
+
+def _tables(context: AutogenContext, default_schema: str) -> dict[Name, sa.Table]:
+    return {
         (table.schema or default_schema, table.name): table
         for metadata in _metadatas(context)
         for table in metadata.tables.values()
     }
+
+
+def _filtered(
+    context: AutogenContext, everything: list[AuditSpec], found: Catalog, default_schema: str
+) -> tuple[dict[Name, AuditSpec], dict[Name, AuditState]]:
+    """Return the specs and states whose tables the user's filters admit."""
+    known = _tables(context, default_schema)
     declared = {
         source_of(one, default_schema): one
         for one in everything

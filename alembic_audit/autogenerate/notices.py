@@ -22,23 +22,31 @@ from alembic_audit.spec import AuditSpec
 log = logging.getLogger("alembic_audit.autogenerate")
 
 
-def stop_at_second_trails(
-    declared: Mapping[Name, AuditSpec], foreign: Iterable[ForeignTrigger], default_schema: str
-) -> None:
+def second_trails(
+    declared: Mapping[Name, AuditSpec], foreign: Iterable[ForeignTrigger]
+) -> list[ForeignTrigger]:
+    """Return the triggers of others that record what a declared trail records too."""
+    return [
+        trigger
+        for trigger in foreign
+        if trigger.table in declared and declared[trigger.table].audit_table in trigger.inserts_into
+    ]
+
+
+def stop_at(second: Iterable[ForeignTrigger], declared: Mapping[Name, AuditSpec]) -> None:
     """Refuse to audit a table whose changes somebody else's trigger records already.
 
     Raises:
-        CommandError: A trigger on a declared table inserts into its audit table.
+        CommandError: There is such a trigger.
     """
-    for trigger in foreign:
-        spec = declared.get(trigger.table)
-        if spec is not None and spec.audit_table in trigger.inserts_into:
-            raise CommandError(
-                f"trigger {trigger.name!r} on {display_name(spec)}, which is not ours, inserts "
-                f"into the audit table {spec.audit_table!r}: every change would be recorded twice. "
-                "Drop that trigger and its function in a migration of its own, before this one; "
-                "see docs/adoption.md"
-            )
+    for trigger in second:
+        spec = declared[trigger.table]
+        raise CommandError(
+            f"trigger {trigger.name!r} on {display_name(spec)}, which is not ours, inserts into "
+            f"the audit table {spec.audit_table!r}: every change would be recorded twice. To take "
+            "the trail over, run: alembic -x audit_adopt=yes revision --autogenerate; see "
+            "docs/adoption.md"
+        )
 
 
 def log_kept(

@@ -4,6 +4,7 @@ Only our operations and the DropColumnOps of audited tables are moved; every oth
 where Alembic put it, so the reversal of the whole is valid as it stands.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
@@ -29,6 +30,7 @@ from alembic_audit.operations.history import MODES, Table
 from alembic_audit.spec import AuditSpec
 
 _SHARE, _EXCLUSIVE = range(len(MODES))
+_CREATES_TRIGGER = re.compile("CREATE (CONSTRAINT )?TRIGGER ").match
 
 
 def merge(
@@ -138,7 +140,8 @@ class _Locks:
         if isinstance(op, CreateAuditTriggerOp):
             self._note(op.state.spec.schema, op.state.spec.table, _SHARE, _EXCLUSIVE)
         elif isinstance(op, DropAuditTriggerOp):
-            if op.state is not None:
+            # A function without a trigger may be without its table.
+            if op.state is not None or any(_CREATES_TRIGGER(one) for one in op.restore):
                 self._note(schema, table, _EXCLUSIVE, _SHARE)
         elif isinstance(op, ReplaceAuditTriggerOp):
             self._replaced(op)

@@ -31,6 +31,7 @@ def protect(
     audit_tables: Collection[Name],
     default_schema: str,
     changes: Sequence[tuple[AuditSpec, AuditSpec]] = (),
+    sources: Mapping[Name, sa.Table] | None = None,
 ) -> list[MigrateOperation]:
     """Return Alembic's operations with those changed or left out that would lose history.
 
@@ -39,6 +40,7 @@ def protect(
         audit_tables: The declared audit tables and those that headers name.
         default_schema: What a schema of None means.
         changes: Pairs of found and declared specs of one trail.
+        sources: The declared audited Tables, by audit table.
 
     Raises:
         AuditError: A trail would have to move to where something else is.
@@ -60,6 +62,7 @@ def protect(
         if isinstance(op, ops.DropTableOp)
     }
     renamed = {audit_of(one, default_schema): _renamed_settings(old, one) for old, one in changes}
+    sources = sources or {}
     kept: list[MigrateOperation] = []
     for op in operations:
         name = table_of(op, default_schema)
@@ -77,8 +80,15 @@ def protect(
             pass  # an index of it, which moves along
         elif isinstance(op, ops.ModifyTableOps):
             # Taken out of the container, so that render_as_batch puts nothing of ours in a batch.
+            former = _former_names(op)
+            kept += [
+                AlterAuditColumnOp(op.table_name, old, schema=op.schema, new_column_name=own)
+                for own, old in former.items()
+            ]
             for each in op.ops:
-                kept += _protected(each, name in new, settings)
+                if isinstance(each, ops.AlterColumnOp) and _is_enum_of(each, sources.get(name)):
+                    each.modify_type = None
+                kept += _protected(each, name in new, {**settings, **former})
         else:
             kept += _protected(op, name in new, settings)
     return kept
@@ -177,6 +187,19 @@ def _same(old: TypeEngine[Any], new: TypeEngine[Any]) -> bool:
     return isinstance(old, NullType) or retype.text(old) == retype.text(new)
 
 
+_FORMER_NAMES = {"audit_id": "audit_pk", "audit_operation_timestamp": "audit_timestamp"}
+"""What sqlalchemy-declarative-extensions calls columns that mean the same as ours."""
+
+
+def _former_names(op: ops.ModifyTableOps) -> dict[str, str]:
+    """Return our own columns that an audit table has under another name, and that name."""
+    added = {each.column.name for each in op.ops if isinstance(each, ops.AddColumnOp)}
+    there = {each.column_name for each in op.ops if isinstance(each, ops.DropColumnOp)}
+    return {
+        name: former for name, former in _FORMER_NAMES.items() if name in added and former in there
+    }
+
+
 def _protected(
     op: MigrateOperation, is_new: bool, settings: Mapping[str, str]
 ) -> list[MigrateOperation]:
@@ -234,6 +257,22 @@ def _altered(op: ops.AlterColumnOp) -> list[MigrateOperation]:
     if op.modify_nullable and op.existing_nullable is not True:
         made.append(_nullable(op.table_name, op.column_name, op.schema))
     return made
+
+
+def _is_enum_of(op: ops.AlterColumnOp, source: sa.Table | None) -> bool:
+    """Return whether an audit column has the native enum type of its source column.
+
+    Another tool, or the ``classic`` layout, made it so, and it can go on as it is.
+    """
+    if source is None or op.existing_type is None or op.column_name not in source.columns:
+        return False
+    kind = source.columns[op.column_name].type
+    inner = kind.item_type if isinstance(kind, sa.ARRAY) else kind
+    return (
+        isinstance(inner, sa.Enum)
+        and inner.native_enum
+        and retype.text(kind) == retype.text(op.existing_type)
+    )
 
 
 def _left(op: ops.DropColumnOp, settings: Mapping[str, str]) -> list[MigrateOperation]:

@@ -185,7 +185,9 @@ def _drop_column(context: AutogenContext, op: DropAuditColumnOp) -> str:
 @renderers.dispatch_for(AlterAuditColumnOp)
 def _alter_column(context: AutogenContext, op: AlterAuditColumnOp) -> str:
     kwargs = _with_schema(op.schema)
-    if op.type_ is None or op.existing_type is None:
+    if op.new_column_name is not None:
+        kwargs["new_column_name"] = op.new_column_name
+    elif op.type_ is None or op.existing_type is None:
         kwargs["nullable"] = op.nullable
     else:
         kwargs["existing_type"] = _Code(_repr_type(op.existing_type, context))

@@ -158,7 +158,7 @@ class DropAuditColumnOp(MigrateOperation):
 
 @Operations.register_operation("alter_audit_column")
 class AlterAuditColumnOp(MigrateOperation):
-    """Change the type or the nullability of an audit column, and keep what it holds."""
+    """Change type, nullability or name of an audit column, and keep what it holds."""
 
     def __init__(
         self,
@@ -169,11 +169,13 @@ class AlterAuditColumnOp(MigrateOperation):
         existing_type: TypeEngine[Any] | None = None,
         type_: TypeEngine[Any] | None = None,
         nullable: bool | None = None,
+        new_column_name: str | None = None,
     ) -> None:
-        if (existing_type is None) != (type_ is None) or (type_ is None) == (nullable is None):
+        given = [one for one in (type_, nullable, new_column_name) if one is not None]
+        if (existing_type is None) != (type_ is None) or len(given) != 1:
             raise SpecError(
-                "alter_audit_column changes a type or nullability; write existing_type=... and "
-                "type_=..., or nullable=..."
+                "alter_audit_column changes one thing; write existing_type=... and type_=..., or "
+                "nullable=..., or new_column_name=..."
             )
         self.table_name = naming.check_identifier(table_name, "the audit table")
         self.column_name = naming.check_identifier(column_name, "the column")
@@ -181,6 +183,9 @@ class AlterAuditColumnOp(MigrateOperation):
         self.existing_type = existing_type
         self.type_ = type_
         self.nullable = nullable
+        self.new_column_name = new_column_name
+        if new_column_name is not None:
+            naming.check_identifier(new_column_name, "the column")
 
     @classmethod
     def alter_audit_column(
@@ -193,6 +198,7 @@ class AlterAuditColumnOp(MigrateOperation):
         existing_type: TypeEngine[Any] | None = None,
         type_: TypeEngine[Any] | None = None,
         nullable: bool | None = None,
+        new_column_name: str | None = None,
     ) -> None:
         """Change a column of an audit table; no recorded value is cast or lost.
 
@@ -209,9 +215,10 @@ class AlterAuditColumnOp(MigrateOperation):
             existing_type: The type that the column has.
             type_: The type that it shall have.
             nullable: Whether it may be NULL.
+            new_column_name: What it shall be called.
 
         Raises:
-            SpecError: Neither a type nor nullability is given, or both.
+            SpecError: Not one of type, nullability and name is given.
         """
         operations.invoke(
             cls(
@@ -221,23 +228,28 @@ class AlterAuditColumnOp(MigrateOperation):
                 existing_type=existing_type,
                 type_=type_,
                 nullable=nullable,
+                new_column_name=new_column_name,
             )
         )
 
     def reverse(self) -> "AlterAuditColumnOp":
         """Return the operation that alters it back."""
+        renamed = self.new_column_name
         return AlterAuditColumnOp(
             self.table_name,
-            self.column_name,
+            renamed or self.column_name,
             schema=self.schema,
             existing_type=self.type_,
             type_=self.existing_type,
             nullable=None if self.nullable is None else not self.nullable,
+            new_column_name=None if renamed is None else self.column_name,
         )
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """Return what `alembic check` prints."""
-        if self.type_ is None or self.existing_type is None:
+        if self.new_column_name is not None:
+            change = f"becomes {self.new_column_name}"
+        elif self.type_ is None or self.existing_type is None:
             change = f"nullable={self.nullable}"
         else:
             change = f"{retype.text(self.existing_type)} becomes {retype.text(self.type_)}"

@@ -1,6 +1,9 @@
 """How the operations run. They never query: online and ``--sql`` send the same statements."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
 from alembic.operations import Operations
@@ -31,6 +34,9 @@ from alembic_audit.sql import history, locks, move
 from alembic_audit.sql import schema as schemas
 from alembic_audit.sql.text import audit_name, source_name
 
+if TYPE_CHECKING:
+    from alembic.runtime.migration import MigrationContext
+
 
 def default_schema(operations: Operations) -> str:
     """Return what a schema of None means for this migration, without a query.
@@ -60,14 +66,23 @@ def run(operations: Operations, statements: Iterable[str]) -> None:
         operations.execute(verbatim(statement))
 
 
-def _allow_history_loss(operations: Operations) -> bool:
-    environment = operations.migration_context.environment_context
+def x_argument(context: MigrationContext, name: str) -> bool:
+    """Return whether ``alembic -x name=yes`` was given.
+
+    Raises:
+        ValueError: It is neither yes nor no.
+    """
+    environment = context.environment_context
     if environment is None or not hasattr(environment.config.cmd_opts, "x"):
         return False  # not run from a command line, or by a program without -x
-    value = environment.get_x_argument(as_dictionary=True).get("audit_allow_history_loss", "no")
+    value = environment.get_x_argument(as_dictionary=True).get(name, "no")
     if value not in ("yes", "no"):
-        raise ValueError(f"-x audit_allow_history_loss must be yes or no, found {value!r}")
+        raise ValueError(f"-x {name} must be yes or no, found {value!r}")
     return bool(value == "yes")
+
+
+def _allow_history_loss(operations: Operations) -> bool:
+    return x_argument(operations.migration_context, "audit_allow_history_loss")
 
 
 @Operations.implementation_for(CreateAuditTriggerOp)
@@ -149,7 +164,9 @@ def _drop_column(operations: Operations, op: DropAuditColumnOp) -> None:
 def _alter_column(operations: Operations, op: AlterAuditColumnOp) -> None:
     place = (op.table_name, op.column_name, op.schema or default_schema(operations))
     old, new = op.existing_type, op.type_
-    if old is None or new is None:
+    if op.new_column_name is not None:
+        statement = history.rename_audit_column(*place, op.new_column_name)
+    elif old is None or new is None:
         statement = history.set_nullable(*place) if op.nullable else history.set_not_null(*place)
     elif retype.widens(old, new):
         statement = history.widen_audit_column(*place, new_type=retype.text(new))

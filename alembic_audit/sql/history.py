@@ -139,6 +139,11 @@ def narrow_audit_column(table: str, column: str, schema: str, *, new_type: str) 
     )
 
 
+def rename_audit_column(table: str, column: str, schema: str, renamed: str) -> str:
+    """Return the statement that calls a column otherwise."""
+    return f"ALTER TABLE {qualify(schema, table)} RENAME COLUMN {quote(column)} TO {quote(renamed)}"
+
+
 def set_nullable(table: str, column: str, schema: str) -> str:
     """Return the statement that lets a column be NULL, since nothing writes it any more."""
     return f"ALTER TABLE {qualify(schema, table)} ALTER COLUMN {quote(column)} DROP NOT NULL"
@@ -181,7 +186,12 @@ def number_audit_table(table: str, schema: str) -> str:
             f"    pg_catalog.pg_get_serial_sequence({literal(name)}, 'audit_id'),",
             "    pg_catalog.max(audit_id)",
             f"  ) FROM {name} HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0;",
-            f"  ALTER TABLE {name} ADD PRIMARY KEY (audit_id);",
+            "  IF EXISTS (SELECT FROM pg_catalog.pg_index WHERE indisprimary AND indrelid",
+            f"    OPERATOR(pg_catalog.=) {literal(name)}::pg_catalog.regclass) THEN",
+            f"    ALTER TABLE {name} ADD UNIQUE (audit_id);",
+            "  ELSE",
+            f"    ALTER TABLE {name} ADD PRIMARY KEY (audit_id);",
+            "  END IF;",
             "END",
         ]
     )
