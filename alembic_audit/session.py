@@ -196,7 +196,7 @@ class _Sent:
     """
 
     transaction: "weakref.ref[Any]"
-    context: Mapping[str, Any] = context.NOTHING
+    context: Mapping[str, Any] = dataclasses.field(default_factory=lambda: context.NOTHING)
     texts: dict[str, str] = dataclasses.field(default_factory=dict)
     by_hand: dict[str, str] = dataclasses.field(default_factory=dict)
     over: set[str] = dataclasses.field(default_factory=set)
