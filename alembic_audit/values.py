@@ -65,18 +65,19 @@ def checked(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return *values* by lower-cased name, looked at as far as no declaration is needed.
 
     Raises:
-        SettingError: A name cannot be one of a setting, or a value cannot be sent at all.
+        SettingError: A name cannot be one of a setting, or a text cannot be sent at all.
     """
     found: dict[str, Any] = {}
     for given, value in values.items():
         name = _name(given)
         if name in found:
             raise SettingError(f"session setting {name!r} is given twice; names are lower-cased")
+        if isinstance(value, str):
+            try:
+                _sendable(value)
+            except _Wrong as error:
+                raise SettingError(f"session setting {name!r}: {error}") from None
         found[name] = value
-        try:
-            _sendable(_plain(value))
-        except _Wrong as error:
-            raise SettingError(f"session setting {name!r}: {error}") from None
     return found
 
 
@@ -112,20 +113,22 @@ def texts(values: Mapping[str, Any], metadata: Iterable[sa.MetaData] = ()) -> di
 def _one_text(name: str, value: Any, types: Iterable[tuple[str, TypeEngine[Any]]]) -> str:
     """Return the text that fits the type which each table gives a setting."""
     found: dict[str, str] = {}
-    for table, kind in types:
-        try:
+    where = f"session setting {name!r}"
+    try:
+        for table, kind in types:
+            where = f"session setting {name!r}, which table {table!r} declares as {kind!r}"
             found[_sendable(_typed(value, kind))] = table
-        except _Wrong as error:
-            raise SettingError(
-                f"session setting {name!r}, which table {table!r} declares as {kind!r}: {error}"
-            ) from None
+        if not found:
+            return _sendable(_plain(value))
+    except _Wrong as error:
+        raise SettingError(f"{where}: {error}") from None
     if len(found) > 1:
         (one, first), (other, second), *_ = found.items()
         raise SettingError(
             f"session setting {name!r} cannot be one text for all tables: {first!r} wants "
             f"{_short(one)}, {second!r} wants {_short(other)}; declare it with one type"
         )
-    return next(iter(found)) if found else _plain(value)
+    return next(iter(found))
 
 
 def _sendable(text: str) -> str:
@@ -236,16 +239,18 @@ def _label(value: Any, kind: sa.Enum) -> str:
 def _array(value: Any, item: TypeEngine[Any], dimensions: int | None) -> str:
     if not isinstance(value, (list, tuple)):
         raise _want("a list", value)
-    parts = []
-    for part in value:
-        if part is None:
-            parts.append("NULL")
-        elif isinstance(part, (list, tuple)) and dimensions != 1:
-            parts.append(_array(part, item, dimensions and dimensions - 1))
-        else:
-            text = _typed(part, item).replace("\\", "\\\\").replace('"', '\\"')
-            parts.append(f'"{text}"')
-    return "{" + ",".join(parts) + "}"
+    nested = [part for part in value if isinstance(part, (list, tuple))] if dimensions != 1 else []
+    if nested and (len(nested) < len(value) or len({len(part) for part in nested}) > 1):
+        raise _want("lists of one length", value)
+    if nested:
+        inner = (_array(part, item, dimensions and dimensions - 1) for part in nested)
+        return "{" + ",".join(inner) + "}"
+    return "{" + ",".join("NULL" if part is None else _item(part, item) for part in value) + "}"
+
+
+def _item(value: Any, kind: TypeEngine[Any]) -> str:
+    text = _typed(value, kind).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
 
 
 def _text(value: Any, kind: Any) -> str:
