@@ -35,14 +35,19 @@ KEY = "alembic_audit"
 _START = r"(?:\s|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)*"
 _CONTROL = re.compile(
     _START
-    + r"""(?:(ROLLBACK|ABORT|COMMIT|END|RESET|DISCARD)
-        |BEGIN|START|RELEASE|PREPARE|SET|SHOW|LOCK)\b""",
-    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+    + r"""(?:(?P<gone>ROLLBACK|ABORT|COMMIT|END|RESET|DISCARD)|(?P<begun>BEGIN|START)
+        |RELEASE|PREPARE|SET|SHOW|LOCK)\b""",
+    re.IGNORECASE | re.VERBOSE,
 )
-"""Statements that nothing is sent before; after those in the group, what was sent may be gone.
+"""Statements that nothing is sent before; after those that are *gone*, what was sent may be, too.
 
 A transaction's SET TRANSACTION, and the LOCK TABLE of a REPEATABLE READ one, come before any query.
 """
+_END = re.compile(
+    _START + r"(?:ROLLBACK|ABORT|COMMIT|END)\b(?!.*\b(?:TO|CHAIN|PREPARED)\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Statements after which psycopg2 and asyncpg, which did not see them, begin no transaction."""
 
 _READ = re.compile(r"\s*(?:SELECT|WITH|TABLE|VALUES|FETCH|SAVEPOINT)\b", re.IGNORECASE)
 _WRITE = re.compile(r"\b(?:INSERT|UPDATE|DELETE|MERGE|INTO)\b|--|/\*|;", re.IGNORECASE)
@@ -158,11 +163,11 @@ def _set(
         )
     enrolled = _enrolment(connection)
     texts = values.texts(wanted, enrolled.metadata if metadata is None else [metadata])
-    if connection.connection.dbapi_connection.autocommit:  # type: ignore[union-attr]
+    if _is_over(connection, _known(connection)):
         raise ContextError(
-            f"set_session_vars of {', '.join(sorted(texts))} in AUTOCOMMIT: each statement is a "
-            "transaction of its own, and the values would be gone before the next one; use a "
-            "connection with another isolation_level"
+            f"set_session_vars of {', '.join(sorted(texts))} in AUTOCOMMIT, or after COMMIT as "
+            "text: each statement is a transaction of its own, and the values would be gone before "
+            "the next one; use another isolation_level and connection.commit()"
         )
     if not texts:
         return
@@ -193,6 +198,8 @@ class _Sent:
         by_hand: What set_session_vars set.
         over: The names of by_hand that hold over the context.
         server: What the server holds.
+        stale: It may hold that no longer.
+        over_by_text: The transaction was ended by a statement, unknown to SQLAlchemy.
     """
 
     transaction: "weakref.ref[Any]"
@@ -202,6 +209,7 @@ class _Sent:
     over: set[str] = dataclasses.field(default_factory=set)
     server: dict[str, str] = dataclasses.field(default_factory=dict)
     stale: bool = False
+    over_by_text: bool = False
 
     def wants(self, texts: dict[str, str]) -> dict[str, str]:
         """Return what to send so that the server holds the texts of a context."""
@@ -217,11 +225,23 @@ class _Sent:
         return {n: t for n, t in target.items() if self.stale or self.server.get(n) != t}
 
 
-def _sent(connection: sa.Connection) -> _Sent:
+_PLAIN = {"stream_results": False, "yield_per": None}
+"""A server-side cursor, if the connection asks for one, would not run before its first fetch."""
+
+
+def _known(connection: sa.Connection) -> _Sent | None:
+    """Return what the present transaction was sent, if anything."""
     transaction = connection.get_transaction()
     sent: _Sent | None = connection.info.get(KEY)
-    if sent is None or sent.transaction() is not transaction:
-        sent = connection.info[KEY] = _Sent(weakref.ref(transaction))
+    if transaction is None or sent is None or sent.transaction() is not transaction:
+        return None
+    return sent
+
+
+def _sent(connection: sa.Connection) -> _Sent:
+    sent = _known(connection)
+    if sent is None:
+        sent = connection.info[KEY] = _Sent(weakref.ref(connection.get_transaction()))
     return sent
 
 
@@ -246,7 +266,7 @@ def _send(connection: sa.Connection, texts: Mapping[str, str]) -> None:
         for at in range(1, 2 * len(texts), 2)
     )
     parameters = [part for name, text in texts.items() for part in (f"audit.{name}", text)]
-    connection.exec_driver_sql(f"SELECT {calls}", tuple(parameters))
+    connection.exec_driver_sql(f"SELECT {calls}", tuple(parameters), execution_options=_PLAIN)
 
 
 def instrument(
@@ -308,27 +328,36 @@ def _before(
 
     ROLLBACK TO SAVEPOINT does too, so that there is no other event to listen for.
     """
+    if connection.get_transaction() is None:  # SQLAlchemy itself, when it first connects
+        return
     now = context.current()
-    sent: _Sent | None = connection.info.get(KEY)
-    if (sent is None and not now) or (transaction := connection.get_transaction()) is None:
-        return
-    if sent is None or sent.transaction() is not transaction:
-        if not now:
-            return
-        sent = None
+    sent = _known(connection)
     if control := _CONTROL.match(statement):
-        if control[1] and sent is not None:
-            sent.stale = True
+        _note(connection, statement, control)
         return
-    if sent is not None and sent.context is now and not sent.stale:
+    if sent.context is now and not sent.stale if sent is not None else not now:
         return
-    if connection.connection.dbapi_connection.autocommit:  # type: ignore[union-attr]
-        _refuse_autocommit(statement, now)
+    if _is_over(connection, sent):
+        _refuse_write(statement, now)
         return
     enrolled = _enrolment(connection)
     if enrolled.lazy and _only_reads(statement):
         return
     _bring(connection, _sent(connection), values.texts(now, enrolled.metadata), now)
+
+
+def _note(connection: sa.Connection, statement: str, control: "re.Match[str]") -> None:
+    """Note what a statement that controls the transaction does to what was sent."""
+    if control["gone"] or control["begun"]:
+        sent = _sent(connection)
+        sent.stale = True
+        sent.over_by_text = _END.match(statement) is not None
+
+
+def _is_over(connection: sa.Connection, sent: _Sent | None) -> bool:
+    """Whether each statement is a transaction of its own, though SQLAlchemy may think of one."""
+    driver: Any = connection.connection.dbapi_connection
+    return bool(driver.autocommit) or (sent is not None and sent.over_by_text)
 
 
 def _bring(
@@ -347,11 +376,12 @@ def _bring(
             raise
 
 
-def _refuse_autocommit(statement: str, now: Mapping[str, Any]) -> None:
-    if _DML.match(statement):
+def _refuse_write(statement: str, now: Mapping[str, Any]) -> None:
+    if now and _DML.match(statement):
         raise ContextError(
-            f"a write in AUTOCOMMIT, inside an audit_context of {', '.join(sorted(now))}: the "
-            "values would be gone before it; use another isolation_level, or leave the context"
+            f"a write in AUTOCOMMIT, or after COMMIT as text, inside an audit_context of "
+            f"{', '.join(sorted(now))}: the values would be gone before it; use another "
+            "isolation_level and connection.commit(), or leave the context"
         )
 
 

@@ -219,9 +219,9 @@ def test_autocommit_is_refused(audited: Database, driver: str, level: str) -> No
         if level == "driver":
             connection.connection.dbapi_connection.autocommit = True  # type: ignore[union-attr]
         assert (
-            "set_session_vars of reason, username in AUTOCOMMIT: each statement is a transaction "
-            "of its own, and the values would be gone before the next one; use a connection with "
-            "another isolation_level"
+            "set_session_vars of reason, username in AUTOCOMMIT, or after COMMIT as text: each "
+            "statement is a transaction of its own, and the values would be gone before the next "
+            "one; use another isolation_level and connection.commit()"
         ) == refused(ContextError, connection, username="ann", reason="x")
 
 
