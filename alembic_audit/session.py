@@ -279,12 +279,15 @@ def instrument(
 
     It is sent before the first statement of a transaction, and again before the next one whenever
     the context is another, or a savepoint was rolled back. A transaction in no context sends
-    nothing. Enrolling again replaces how; a database that is not PostgreSQL is sent nothing.
+    nothing. Where each statement is a transaction, as in AUTOCOMMIT, a write inside a context is
+    refused. What goes to the driver without SQLAlchemy's Connection.execute(), such as COPY by a
+    raw cursor, is not seen. Enrolling again replaces how; a database that is not PostgreSQL is sent
+    nothing.
 
     Args:
         target: An Engine, AsyncEngine, or a sessionmaker, which stands for its engines.
         lazy: Wait for the first statement that may write: everything but a plain read. A function
-            that is not known to be harmless may write.
+            that is not known to be harmless may write; into views nobody looks.
         metadata: Declarations to check names and values against before they are sent.
 
     Raises:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
@@ -21,6 +23,7 @@ from alembic_audit import (
 )
 from alembic_audit.context import current
 from tests.conftest import Database
+from tests.conftest import _database as make_database
 from tests.settings import (
     METADATA,
     Account,
@@ -33,6 +36,7 @@ from tests.settings import (
     statements,
     trail,
 )
+from tools import postgres
 
 ONE = "SELECT pg_catalog.set_config(%s, %s, true)"
 TWO = f"{ONE}, pg_catalog.set_config(%s, %s, true)"
@@ -185,6 +189,29 @@ def test_tasks_and_threads_take_it_along() -> None:
         assert {"username": "ann", "reason": "task"} == await started
 
     asyncio.run(work())
+
+
+def test_another_event_loop(audited: Database) -> None:
+    """A loop that is run inside is inside, one after the other, and what it enters ends with it."""
+    engine = asynchronous(audited, "asyncpg")
+    instrument(engine)
+
+    async def work(number: int) -> None:
+        async with engine.begin() as connection:
+            await connection.execute(insert(number))
+            audit_context(reason="loop").__enter__()
+            await connection.execute(insert(number + 1))
+
+    for number, name in ((1, "ann"), (3, "ben")):
+        with audit_context(username=name):
+            run(engine, work(number))
+            assert {"username": name} == current()
+    assert [
+        (1, "ann", None),
+        (2, "ann", "loop"),
+        (3, "ben", None),
+        (4, "ben", "loop"),
+    ] == trail(audited)
 
 
 def test_ending_elsewhere_is_an_error() -> None:
@@ -539,6 +566,90 @@ def test_lazy_in_a_session(audited: Database, engine: sa.Engine) -> None:
         session.add(Account(id=2))
         session.commit()
     assert [(1, "ann", None), (2, None, None)] == trail(audited)
+
+
+# -- whatever happens in between ---------------------------------------------------------------
+
+_SETTINGS = st.dictionaries(
+    st.sampled_from(["username", "reason"]), st.sampled_from(["a", "b", "", None]), max_size=2
+)
+_STEPS = st.lists(
+    st.tuples(st.just("enter"), _SETTINGS)
+    | st.tuples(
+        st.sampled_from(
+            ["leave", "write", "write", "read", "savepoint", "undo", "keep", "fail", "commit"]
+        ),
+        st.just({}),
+    ),
+    max_size=25,
+)
+
+
+@pytest.fixture(scope="module")
+def shared(server: postgres.Server) -> Iterator[Database]:
+    with make_database(server) as made:
+        METADATA.create_all(made.engine)
+        yield made
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
+@settings(deadline=None, max_examples=60)
+@given(steps=_STEPS)
+def test_each_record_has_the_context_of_its_write(
+    shared: Database, lazy: bool, steps: list[tuple[str, dict[str, str | None]]]
+) -> None:
+    """Contexts, savepoints, failures and transactions in any order: each record is right."""
+    engine = sa.create_engine(shared.url(), poolclass=sa.NullPool)
+    instrument(engine, lazy=lazy)
+    contexts: list[Any] = []
+    savepoints: list[Any] = []
+    # What is expected of the transaction; how long that was where each savepoint began.
+    expected: list[tuple[int, str | None, str | None]] = []
+    marks: list[int] = []
+
+    def undo(connection: sa.Connection) -> None:
+        savepoints.pop().rollback()
+        del expected[marks.pop() :]
+
+    with engine.connect() as connection:
+        for number, (step, values) in enumerate(steps):
+            if step == "enter":
+                contexts.append(audit_context(**values))
+                contexts[-1].__enter__()
+            elif step == "leave" and contexts:
+                contexts.pop().__exit__(None, None, None)
+            elif step == "write":
+                connection.execute(insert(number))
+                now = current()
+                expected.append((number, now.get("username") or None, now.get("reason") or None))
+            elif step == "read":
+                connection.execute(sa.select(plain)).all()
+            elif step == "savepoint":
+                marks.append(len(expected))
+                savepoints.append(connection.begin_nested())
+            elif step == "undo" and savepoints:
+                undo(connection)
+            elif step == "keep" and savepoints:
+                savepoints.pop().commit()
+                marks.pop()
+            elif step == "fail" and savepoints:
+                with pytest.raises(sa.exc.ProgrammingError):
+                    connection.exec_driver_sql("SELECT nothing")
+                undo(connection)
+            elif step == "commit":
+                while savepoints:
+                    savepoints.pop().commit()
+                    marks.pop()
+                connection.commit()
+        while savepoints:
+            savepoints.pop().commit()
+        connection.commit()
+    while contexts:
+        contexts.pop().__exit__(None, None, None)
+    assert expected == trail(shared)
+    with shared.engine.begin() as connection:
+        connection.exec_driver_sql("TRUNCATE account, account_audit")
+        connection.exec_driver_sql("TRUNCATE account_audit")
 
 
 # -- AUTOCOMMIT --------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from starlette.websockets import WebSocket
 from alembic_audit import (
     AuditASGIMiddleware,
     AuditWSGIMiddleware,
+    ContextError,
     SettingError,
     audit_context,
     instrument,
@@ -147,6 +148,22 @@ def test_fastapi(audited: Database, engine: AsyncEngine) -> None:
         (22, "cat", "/stream/20"),
         (30, "found", "/login/30"),
     ] == sorted(trail(audited))
+
+
+def test_a_dependency_that_loses_its_context() -> None:
+    """A generator that FastAPI runs in threads enters a context nowhere: an error says so."""
+    app = fastapi.FastAPI()
+
+    def login() -> Iterator[None]:
+        with audit_context(username="ann"):
+            yield
+
+    @app.get("/")
+    async def endpoint(user: None = fastapi.Depends(login)) -> str:
+        return str(dict(current()))
+
+    with pytest.raises(ContextError, match="a dependency of FastAPI: async def"):
+        asyncio.run(get(app, ("/", None)))
 
 
 def test_starlette(audited: Database, engine: AsyncEngine) -> None:
