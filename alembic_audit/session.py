@@ -193,8 +193,8 @@ class _Sent:
 
     Attributes:
         transaction: The transaction; another one starts from nothing.
-        context: The values of the context last looked at; compared by identity.
-        texts: The same as texts, as far as this transaction has seen them.
+        texts: The texts of the context that was last sent.
+        context: The values of that context; compared by identity.
         by_hand: What set_session_vars set.
         over: The names of by_hand that hold over the context.
         server: What the server holds.

@@ -99,10 +99,11 @@ def texts(values: Mapping[str, Any], metadata: Iterable[sa.MetaData] = ()) -> di
     Raises:
         SettingError: No audited table declares the setting, or the value does not fit its type.
     """
-    known = declared(*metadata)
+    given = tuple(metadata)
+    known = declared(*given)
     found = {}
     for name, value in values.items():
-        if known and name not in known:
+        if given and name not in known:
             close = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"declared are {sorted(known)}"
             raise SettingError(f"no audited table declares the session setting {name!r}: {hint}")

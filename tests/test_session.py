@@ -314,6 +314,9 @@ def test_names_are_checked_against_the_metadata(engine: sa.Engine) -> None:
             "no audited table declares the session setting 'zip': declared are ['reason', "
             "'username']"
         ) == refused(SettingError, connection, METADATA, zip="ann")
+        assert ("no audited table declares the session setting 'zip': declared are []") == refused(
+            SettingError, connection, sa.MetaData(), zip="ann"
+        )
         set_session_vars(connection, usrname="without declarations any name goes")
 
 
