@@ -375,6 +375,19 @@ def test_it_holds_over_a_context_that_began_before(audited: Database, engine: sa
     ] == trail(audited)
 
 
+def test_what_was_set_by_hand_is_not_sent_again(audited: Database, engine: sa.Engine) -> None:
+    """A context that names another setting sends that one alone."""
+    instrument(engine)
+    with statements(engine) as sent, engine.begin() as connection:
+        set_session_vars(connection, username="by hand")
+        with audit_context(reason="context"):
+            connection.execute(insert(1))
+    one = "SELECT pg_catalog.set_config(%s, %s, true)"
+    assert [one, one] == sent[:2]
+    assert 3 == len(sent)
+    assert [(1, "by hand", "context")] == trail(audited)
+
+
 @pytest.mark.parametrize("lazy", [False, True])
 def test_it_is_back_after_a_context(audited: Database, engine: sa.Engine, lazy: bool) -> None:
     """A context inside a transaction hides what was set by hand, and gives it back."""
