@@ -4,13 +4,23 @@ Importing this package imports no Alembic, so that application models can import
 """
 
 from alembic_audit.check import check_trails
-from alembic_audit.errors import AuditError, DeclarationError, NotBuiltError, SpecError
+from alembic_audit.context import audit_context
+from alembic_audit.errors import (
+    AuditError,
+    ContextError,
+    DeclarationError,
+    NotBuiltError,
+    SettingError,
+    SpecError,
+)
 from alembic_audit.listeners import enable
+from alembic_audit.middleware import AuditASGIMiddleware, AuditWSGIMiddleware
 from alembic_audit.naming import (
     DEFAULT_AUDIT_TABLE_FUNCTION_NAMING_CONVENTION,
     DEFAULT_AUDIT_TABLE_NAMING_CONVENTION,
     DEFAULT_AUDIT_TABLE_TRIGGER_CONVENTION,
 )
+from alembic_audit.session import instrument, set_session_vars
 from alembic_audit.spec import AuditSpec
 from alembic_audit.tables import audit_table, audited
 from alembic_audit.version import __version__
@@ -19,14 +29,21 @@ __all__ = [
     "DEFAULT_AUDIT_TABLE_FUNCTION_NAMING_CONVENTION",
     "DEFAULT_AUDIT_TABLE_NAMING_CONVENTION",
     "DEFAULT_AUDIT_TABLE_TRIGGER_CONVENTION",
+    "AuditASGIMiddleware",
     "AuditError",
     "AuditSpec",
+    "AuditWSGIMiddleware",
+    "ContextError",
     "DeclarationError",
     "NotBuiltError",
+    "SettingError",
     "SpecError",
     "__version__",
+    "audit_context",
     "audit_table",
     "audited",
     "check_trails",
     "enable",
+    "instrument",
+    "set_session_vars",
 ]

@@ -15,3 +15,11 @@ class SpecError(AuditError, ValueError):
 
 class NotBuiltError(AuditError, NotImplementedError):
     """A documented option or change that this version refuses, because it does not do it yet."""
+
+
+class SettingError(AuditError, ValueError):
+    """The name or the value of a session setting is wrong; nothing was sent."""
+
+
+class ContextError(AuditError, RuntimeError):
+    """Settings, or a context, could take no effect where they were given."""

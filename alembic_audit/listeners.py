@@ -1,4 +1,4 @@
-"""enable() and the engine plugin: derive audit tables when tables are declared."""
+"""enable() derives audit tables when tables are declared; the engine plugin also enrolls."""
 
 import sys
 from typing import Any
@@ -7,7 +7,8 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, CreateEnginePlugin
 
-from alembic_audit import tables
+from alembic_audit import session, tables
+from alembic_audit.errors import DeclarationError
 
 
 def enable() -> None:
@@ -30,12 +31,26 @@ def _attached(table: sa.Table, parent: Any) -> None:
 
 
 class AuditPlugin(CreateEnginePlugin):
-    """The engine plugin ``audit``: ``plugins=["audit"]`` or ``?plugin=audit`` call enable()."""
+    """The engine plugin ``audit``: enable(), and instrument() for the engine that is made.
+
+    ``create_engine(url, plugins=["audit"])``, or ``?plugin=audit`` in the URL. ``audit_lazy`` and
+    ``audit_metadata`` are the arguments ``lazy`` and ``metadata`` of instrument(); in the URL,
+    ``&audit_lazy=true``.
+    """
 
     def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:
         super().__init__(url, kwargs)
+        lazy = kwargs.pop("audit_lazy", url.query.get("audit_lazy", False))
+        if lazy not in (True, False, "true", "false"):
+            raise DeclarationError(f"audit_lazy must be true or false, found {lazy!r}")
+        self._lazy = lazy in (True, "true")
+        self._metadata = kwargs.pop("audit_metadata", ())
         enable()
 
     def update_url(self, url: URL) -> URL:
         """Return the URL without what only this plugin reads."""
-        return url
+        return url.difference_update_query(["audit_lazy"])
+
+    def engine_created(self, engine: sa.Engine) -> None:
+        """Enroll the engine."""
+        session.instrument(engine, lazy=self._lazy, metadata=self._metadata)
