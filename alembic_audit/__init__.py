@@ -3,7 +3,6 @@
 Importing this package imports no Alembic, so that application models can import it.
 """
 
-from alembic_audit.check import check_trails
 from alembic_audit.context import audit_context
 from alembic_audit.errors import (
     AuditError,
@@ -15,6 +14,7 @@ from alembic_audit.errors import (
 )
 from alembic_audit.listeners import enable
 from alembic_audit.middleware import AuditASGIMiddleware, AuditWSGIMiddleware
+from alembic_audit.migrations import check_trails, run_migrations
 from alembic_audit.naming import (
     DEFAULT_AUDIT_TABLE_FUNCTION_NAMING_CONVENTION,
     DEFAULT_AUDIT_TABLE_NAMING_CONVENTION,
@@ -45,5 +45,6 @@ __all__ = [
     "check_trails",
     "enable",
     "instrument",
+    "run_migrations",
     "set_session_vars",
 ]

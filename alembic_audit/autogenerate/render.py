@@ -20,6 +20,7 @@ from alembic_audit.operations import (
     RenameAuditedTableOp,
     ReplaceAuditTriggerOp,
     RestoreAuditTriggerOp,
+    SetAuditContextOp,
     SnapshotAuditTableOp,
 )
 from alembic_audit.spec import AuditSpec
@@ -180,6 +181,11 @@ def _drop_column(context: AutogenContext, op: DropAuditColumnOp) -> str:
     args = [op.table_name, op.column_name]
     call = _call(context, "drop_audit_column", args, _with_schema(op.schema))
     return f"{call}  # kept, with a NOTICE, while it holds values"
+
+
+@renderers.dispatch_for(SetAuditContextOp)
+def _set_context(context: AutogenContext, op: SetAuditContextOp) -> str:
+    return _call(context, "set_audit_context", [], op.values)
 
 
 @renderers.dispatch_for(AlterAuditColumnOp)

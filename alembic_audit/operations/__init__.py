@@ -15,6 +15,7 @@ from alembic_audit.operations.history import (
     NumberAuditTableOp,
 )
 from alembic_audit.operations.run import default_schema
+from alembic_audit.operations.settings import SetAuditContextOp
 from alembic_audit.operations.trail import (
     CreateAuditTriggerOp,
     DropAuditTriggerOp,
@@ -45,6 +46,7 @@ __all__ = [
     "RenameAuditedTableOp",
     "ReplaceAuditTriggerOp",
     "RestoreAuditTriggerOp",
+    "SetAuditContextOp",
     "SnapshotAuditTableOp",
     "default_schema",
     "display_name",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
+import sqlalchemy as sa
 from alembic.operations import Operations
 
-from alembic_audit import ddl, retype, sql
+from alembic_audit import ddl, retype, session, sql, values
 from alembic_audit.ddl import verbatim
 from alembic_audit.naming import qualify
 from alembic_audit.operations.history import (
@@ -20,6 +21,7 @@ from alembic_audit.operations.history import (
     LockAuditedTablesOp,
     NumberAuditTableOp,
 )
+from alembic_audit.operations.settings import SetAuditContextOp
 from alembic_audit.operations.trail import (
     CreateAuditTriggerOp,
     DropAuditTriggerOp,
@@ -32,7 +34,7 @@ from alembic_audit.operations.trail import (
 from alembic_audit.spec import AuditSpec
 from alembic_audit.sql import history, locks, move
 from alembic_audit.sql import schema as schemas
-from alembic_audit.sql.text import audit_name, source_name
+from alembic_audit.sql.text import audit_name, set_config, source_name
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
@@ -141,6 +143,18 @@ def _after(op: RenameAuditedTableOp | RenameAuditedColumnOp, default: str) -> li
 @Operations.implementation_for(SnapshotAuditTableOp)
 def _snapshot(operations: Operations, op: SnapshotAuditTableOp) -> None:
     run(operations, [sql.snapshot(op.spec, default_schema(operations))])
+
+
+@Operations.implementation_for(SetAuditContextOp)
+def _set_context(operations: Operations, op: SetAuditContextOp) -> None:
+    context = operations.migration_context
+    given: Any = context.opts.get("target_metadata") or ()
+    metadata = [given] if isinstance(given, sa.MetaData) else list(given)
+    texts = values.texts(op.values, metadata)
+    if context.as_sql or context.connection is None:
+        run(operations, [set_config(name, text, local=True) for name, text in texts.items()])
+    else:
+        session.set_session_vars(context.connection, **op.values)
 
 
 @Operations.implementation_for(DropAuditTableOp)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from alembic_audit.naming import qualify
+from alembic_audit.naming import literal, qualify
 from alembic_audit.spec import AuditSpec
 
 
@@ -29,6 +29,12 @@ def partition_names(spec: AuditSpec, default_schema: str) -> list[str]:
 def function_name(spec: AuditSpec, default_schema: str) -> str:
     """Return the qualified, quoted name of the function."""
     return qualify(schemas(spec, default_schema)[1], spec.function)
+
+
+def set_config(name: str, text: str, *, local: bool) -> str:
+    """Return the statement that sets ``audit.<name>``, for the transaction or for the session."""
+    scope = "true" if local else "false"
+    return f"SELECT pg_catalog.set_config({literal(f'audit.{name}')}, {literal(text)}, {scope})"
 
 
 def dollar_quote(text: str) -> str:
