@@ -3,6 +3,7 @@
 Importing this package imports no Alembic, so that application models can import it.
 """
 
+from alembic_audit.ddl import install_audit_triggers, uninstall_audit_triggers
 from alembic_audit.errors import AuditError, DeclarationError, NotBuiltError, SpecError
 from alembic_audit.listeners import enable
 from alembic_audit.naming import (
@@ -27,4 +28,6 @@ __all__ = [
     "audit_table",
     "audited",
     "enable",
+    "install_audit_triggers",
+    "uninstall_audit_triggers",
 ]
