@@ -108,7 +108,7 @@ def install_audit_triggers(
 
     Example:
         >>> for statement in install_audit_triggers(Base.metadata):
-        ...     print(statement, end=";\\n")
+        ...     print(statement + ";")
     """
     specs = _declared(metadata)
     if engine is None:

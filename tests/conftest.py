@@ -16,6 +16,10 @@ collect_ignore = [] if find_spec("optuna") else ["real"]
 
 _numbers = itertools.count()
 
+ASYNC = ("psycopg_async", "asyncpg")
+DRIVERS = os.environ.get("ALEMBIC_AUDIT_TEST_DRIVERS", "psycopg2 psycopg").split()
+"""The drivers of the tests that run with each; the first one is that of all others."""
+
 
 @dataclass(frozen=True)
 class Database:
@@ -64,8 +68,15 @@ def twin(server: postgres.Server) -> Iterator[Database]:
         yield made
 
 
-@pytest.fixture(params=["psycopg2", "psycopg"])
+@pytest.fixture(params=DRIVERS)
 def driver(request: pytest.FixtureRequest) -> str:
     """Each driver in turn, for what has to work with all."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=[name for name in DRIVERS if name not in ASYNC] or ["psycopg2"])
+def sync_driver(request: pytest.FixtureRequest) -> str:
+    """As `driver`, for what runs in a project of its own that is not asynchronous."""
     name: str = request.param
     return name

@@ -134,9 +134,9 @@ def test_version(server: Server) -> None:
     assert server.version == said
 
 
-def test_drivers(database: Database, driver: str) -> None:
+def test_drivers(database: Database, sync_driver: str) -> None:
     """Each driver takes the URL."""
-    engine = create_engine(database.url(driver))
+    engine = create_engine(database.url(sync_driver))
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT current_database()")) == database.name
     engine.dispose()
