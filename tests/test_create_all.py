@@ -19,6 +19,8 @@ from tests.catalogs import snapshot
 from tests.conftest import Database
 from tests.project import Project
 
+pytestmark = pytest.mark.core
+
 
 def _metadata() -> sa.MetaData:
     metadata = sa.MetaData()

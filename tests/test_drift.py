@@ -15,6 +15,8 @@ from tests.project import Project
 from tests.test_autogenerate import EMPTY, psql
 from tools import postgres
 
+pytestmark = pytest.mark.core
+
 FUNCTION = '"public"."public_account_audit"'
 TABLE = '"public"."account"'
 HARD = (
