@@ -30,6 +30,7 @@ if context.is_offline_mode():
         context.run_migrations()
 else:
     def run(connection):
+        connection = attributes.get("prepare", lambda connection: connection)(connection)
         context.configure(connection=connection, **kwargs)
         with context.begin_transaction():
             context.run_migrations()
