@@ -16,7 +16,8 @@ port can be taken, and nobody else on the machine can connect, so it trusts ever
 when the `with` block or this process ends, however that happens, and leaves no file behind.
 
 `python -m tools.postgres` prints what would be used. `of_major(14)` finds or fetches the binaries
-of one major version, `server(bindir)` runs them; `python -m tools.postgres 14` prints where they are.
+of one major version, and `server(bindir)` runs them; `python -m tools.postgres 14` prints where
+they are.
 """
 
 import importlib.util
