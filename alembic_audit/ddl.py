@@ -20,7 +20,7 @@ class VerbatimDDL(ExecutableDDLElement):
     ``text()``, ``DDL()`` and plain strings each break on ``%``, ``:`` or backslash.
     """
 
-    inherit_cache = False
+    inherit_cache: bool | None = False
 
     def __init__(self, statement: str) -> None:
         self.statement = statement
