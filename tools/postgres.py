@@ -315,9 +315,14 @@ def _clients(version: int) -> Path | None:
     return bindir if _version(bindir) >= version else None
 
 
-def _version(bindir: Path) -> int:
+def version_text(bindir: Path) -> str:
+    """Return the version of the server in a directory, such as "18.6"."""
     said = _run([str(bindir / "postgres"), "--version"], _environment(bindir))
-    return int("".join(c if c.isdigit() else " " for c in said).split()[0])
+    return said.split()[2]
+
+
+def _version(bindir: Path) -> int:
+    return int("".join(c if c.isdigit() else " " for c in version_text(bindir)).split()[0])
 
 
 def _check_settings(running: Server, settings: dict[str, str]) -> None:
