@@ -55,6 +55,7 @@ CELLS = (
     Cell(14, "psycopg", "", "", "3.13"),
     Cell(17, "asyncpg", "", "", "3.13"),
     Cell(18, "psycopg2 psycopg", "", "", "3.13"),
+    Cell(18, "psycopg", "", "", "3.14"),
 )
 
 
