@@ -244,6 +244,37 @@ def test_schemas_and_a_default_schema_that_is_not_public(database: Database) -> 
     assert {} == snapshot(engine)["relations"]
 
 
+def test_tenants_by_schema_translate_map(database: Database) -> None:
+    """Each tenant's trail is made, ended and dropped alone, and holds what that tenant wrote."""
+    metadata = _metadata()
+    account, trail = metadata.tables["account"], metadata.tables["account_audit"]
+    tenants = {
+        name: database.engine.execution_options(schema_translate_map={None: name})
+        for name in ("one", "Two %x")
+    }
+    for name, engine in tenants.items():
+        with engine.begin() as connection:
+            connection.execute(sa.schema.CreateSchema(name))
+        metadata.create_all(engine)
+        with engine.begin() as connection:
+            connection.execute(account.insert().values(id=1, email=name))
+    for name, engine in tenants.items():
+        with engine.connect() as connection:
+            rows = connection.execute(sa.select(trail.c.id, trail.c.email))
+            assert [(1, name)] == [tuple(row) for row in rows]
+    before = snapshot(database.engine)
+    assert ["Two %x.public_account_audit()", "one.public_account_audit()"] == sorted(
+        before["functions"]
+    )
+    uninstall_audit_triggers(metadata, tenants["Two %x"])
+    assert ["one.public_account_audit()"] == list(snapshot(database.engine)["functions"])
+    install_audit_triggers(metadata, tenants["Two %x"])
+    assert before == snapshot(database.engine)
+    for engine in tenants.values():
+        metadata.drop_all(engine)
+    assert {} == snapshot(database.engine)["relations"]
+
+
 @pytest.mark.parametrize("verb", [install_audit_triggers, uninstall_audit_triggers])
 def test_sqlite_is_refused(verb: object) -> None:
     """There is no trail on SQLite, and the refusal says that the tables work."""
