@@ -137,6 +137,19 @@ def test_what_ran_is_returned(database: Database) -> None:
         assert install_audit_triggers(metadata) == install_audit_triggers(metadata, connection)
 
 
+def test_nothing_is_audited(database: Database) -> None:
+    """Tables that ask for no audit are left alone, and so is what is there of others."""
+    _metadata().create_all(database.engine)
+    before = snapshot(database.engine)
+    plain = sa.MetaData()
+    sa.Table("account", plain, sa.Column("id", sa.Integer, primary_key=True))
+    for metadata in (sa.MetaData(), plain):
+        assert [] == install_audit_triggers(metadata, database.engine)
+        assert [] == uninstall_audit_triggers(metadata, database.engine)
+        assert [] == install_audit_triggers(metadata) == uninstall_audit_triggers(metadata)
+    assert before == snapshot(database.engine)
+
+
 def test_a_connection_keeps_its_transaction(database: Database) -> None:
     """On a Connection everything goes with the transaction of the caller."""
     metadata = _metadata()
