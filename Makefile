@@ -7,7 +7,7 @@ ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-real lint clean
+.PHONY: help demo test test-real matrix lint clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -20,6 +20,9 @@ test: $(VENV)/test.stamp ## Run the tests; ARGS="-k name" picks some
 
 test-real: $(VENV)/real.stamp ## Audit another project's models under its own workload
 	@$(RUN) -m pytest tests/real -m real $(ARGS)
+
+matrix: $(VENV)/test.stamp ## Run the core tests on old and new versions of everything; ARGS="14 3.10" picks
+	@$(RUN) -m tools.matrix $(ARGS)
 
 lint: $(VENV)/lint.stamp ## Check style and types
 	@$(RUN) -m ruff check

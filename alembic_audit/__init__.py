@@ -4,6 +4,7 @@ Importing this package imports no Alembic, so that application models can import
 """
 
 from alembic_audit.context import audit_context
+from alembic_audit.ddl import install_audit_triggers, uninstall_audit_triggers
 from alembic_audit.errors import (
     AuditError,
     ContextError,
@@ -44,7 +45,9 @@ __all__ = [
     "audited",
     "check_trails",
     "enable",
+    "install_audit_triggers",
     "instrument",
     "run_migrations",
     "set_session_vars",
+    "uninstall_audit_triggers",
 ]

@@ -58,6 +58,34 @@ def qualify(schema: str, name: str) -> str:
     return f"{quote(schema)}.{quote(name)}"
 
 
+class DefaultSchema(str):
+    """What a schema of None means, and what a ``schema_translate_map`` makes of other schemas."""
+
+    __slots__ = ("named",)
+
+    named: Mapping[str, str]
+
+    def __new__(cls, name: str, named: Mapping[str, str]) -> "DefaultSchema":
+        """Return the name, which knows the others."""
+        made = super().__new__(cls, name)
+        made.named = named
+        return made
+
+
+def resolve(schema: str | None, default_schema: str) -> str:
+    """Return the schema that is meant.
+
+    Args:
+        schema: A schema as it is declared; None is the default schema.
+        default_schema: What a schema of None means; of a ``DefaultSchema`` the map applies too.
+    """
+    if schema is None:
+        return str(default_schema)
+    if isinstance(default_schema, DefaultSchema):
+        return default_schema.named.get(schema, schema)
+    return schema
+
+
 def shorten(name: str) -> str:
     """Return *name*, or, where it is over 63 bytes, its beginning with a hash of the whole.
 

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import sqlalchemy as sa
 
@@ -15,7 +15,7 @@ DEFAULTS_KEY = "audit.defaults"
 MARK_KEY = "audit"
 MARKS = ("exclude", "ignore", "hash")
 
-NOT_BUILT = {
+NOT_BUILT: dict[str, object] = {
     "sparse_columns": (),
     "level": "row",
     "indexes": None,
@@ -57,6 +57,26 @@ class AuditOptions:
     always: bool = False
     owner: str | None = None
     partitions: tuple[str, ...] = ()
+
+
+class Options(TypedDict, total=False):
+    """The keys of ``audit.options``, as ``audited`` and ``audit_table`` take them."""
+
+    enabled: bool
+    reason: str
+    schema_name: str | None
+    session_settings: Sequence[sa.Column[Any]]
+    include_columns: Collection[str] | None
+    exclude_columns: Collection[str]
+    ignore_columns: Collection[str]
+    hash_columns: Collection[str]
+    operations: Collection[Literal["insert", "update", "delete", "truncate"]]
+    skip_unchanged: bool
+    changed_columns: bool
+    audit_columns: Literal["standard", "classic"]
+    always: bool
+    owner: str | None
+    partitions: Collection[str]
 
 
 _NAMES = {field.name for field in dataclasses.fields(AuditOptions)}

@@ -40,4 +40,4 @@ def _compare(*args: Any) -> Any:
 _HOOKS = (("autogenerate", _finish_deriving, "FIRST"), ("schema", _compare, "LAST"))
 
 
-plugin = _Plugin("alembic_audit.plugin.plugin")
+plugin: _Plugin = _Plugin("alembic_audit.plugin.plugin")

@@ -129,6 +129,16 @@ class AuditSpec:
             names["truncate"] = self.truncate_trigger
         return names
 
+    def unordered(self) -> "AuditSpec":
+        """Return the spec without the order of its columns, which means nothing in a database."""
+        return dataclasses.replace(
+            self,
+            key=tuple(sorted(self.key)),
+            columns=tuple(sorted(self.columns)),
+            hash_columns=tuple(sorted(self.hash_columns)),
+            ignore_columns=tuple(sorted(self.ignore_columns)),
+        )
+
     # -- literal keyword arguments, as they stand in a migration ---------------------------------
 
     @classmethod

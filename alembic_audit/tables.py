@@ -1,6 +1,7 @@
 """Source Table to audit Table, and the spec that belongs to them."""
 
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -10,6 +11,9 @@ from alembic_audit import ddl, naming, options, spec
 from alembic_audit.errors import DeclarationError, SpecError
 from alembic_audit.options import AuditOptions
 from alembic_audit.sql import COMMENT
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 SPEC_KEY = ddl.SPEC_KEY
 IS_AUDITED_KEY = "audit.is_audited"
@@ -22,7 +26,7 @@ _C = TypeVar("_C")
 _PG = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
-def audited(**given: Any) -> Any:
+def audited(**given: "Unpack[options.Options]") -> Callable[[type[_C]], type[_C]]:
     """Mark a mapped class as audited; ``enabled=True`` is implied.
 
     Args:
@@ -35,7 +39,7 @@ def audited(**given: Any) -> Any:
         DeclarationError: The class has no table of its own, or has options already.
     """
 
-    def decorate(cls: _C) -> _C:
+    def decorate(cls: type[_C]) -> type[_C]:
         table = vars(cls).get("__table__")
         if not isinstance(table, sa.Table):
             raise DeclarationError(
@@ -48,7 +52,7 @@ def audited(**given: Any) -> Any:
     return decorate
 
 
-def audit_table(table: sa.Table, **given: Any) -> sa.Table:
+def audit_table(table: sa.Table, **given: "Unpack[options.Options]") -> sa.Table:
     """Mark a Table as audited; ``enabled=True`` is implied.
 
     Args:

@@ -16,6 +16,10 @@ collect_ignore = [] if find_spec("optuna") else ["real"]
 
 _numbers = itertools.count()
 
+ASYNC = ("psycopg_async", "asyncpg")
+DRIVERS = os.environ.get("ALEMBIC_AUDIT_TEST_DRIVERS", "psycopg2 psycopg").split()
+"""The drivers of the tests that run with each; the first one is that of all others."""
+
 
 @dataclass(frozen=True)
 class Database:
@@ -32,10 +36,41 @@ class Database:
         return create_engine(self.url())
 
 
+OLDEST = min(postgres.WHEELS)
+CHOSEN = bool({"ALEMBIC_AUDIT_TEST_URL", "PG_BINDIR"} & set(os.environ))
+"""Somebody chose the server: there is no other one then."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Let tests that are marked `core` run on the oldest PostgreSQL too."""
+    is_core = metafunc.definition.get_closest_marker("core") is not None
+    if is_core and not CHOSEN and "server" in metafunc.fixturenames:
+        majors = [None, OLDEST]
+        metafunc.parametrize("server", majors, indirect=True, ids=["newest", str(OLDEST)])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On the oldest PostgreSQL one driver is enough where others are as good."""
+
+    def is_wanted(item: pytest.Item) -> bool:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        return params.get("server") is None or params.get("driver", DRIVERS[0]) == DRIVERS[0]
+
+    wanted = [item for item in items if is_wanted(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+    items[:] = wanted
+
+
 @pytest.fixture(scope="session")
-def server() -> Iterator[postgres.Server]:
-    """One server for each worker of pytest-xdist."""
-    with postgres.server() as running:
+def server(request: pytest.FixtureRequest) -> Iterator[postgres.Server]:
+    """One server for each worker of pytest-xdist, and one of the oldest major."""
+    bindir = None
+    if major := getattr(request, "param", None):
+        try:
+            bindir = postgres.of_major(major)
+        except postgres.ServerError as error:
+            pytest.skip(str(error))
+    with postgres.server(bindir) as running:
         yield running
 
 
@@ -64,8 +99,15 @@ def twin(server: postgres.Server) -> Iterator[Database]:
         yield made
 
 
-@pytest.fixture(params=["psycopg2", "psycopg"])
+@pytest.fixture(params=DRIVERS)
 def driver(request: pytest.FixtureRequest) -> str:
     """Each driver in turn, for what has to work with all."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=[name for name in DRIVERS if name not in ASYNC] or ["psycopg2"])
+def sync_driver(request: pytest.FixtureRequest) -> str:
+    """As `driver`, for what runs in a project of its own that is not asynchronous."""
     name: str = request.param
     return name

@@ -9,12 +9,15 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from tests.conftest import Database
+from tests.conftest import ASYNC, DRIVERS, Database
 
 ENV = """
+import asyncio
 import alembic_audit
 from alembic import context
+from sqlalchemy.ext.asyncio import AsyncEngine
 attributes = context.config.attributes
 kwargs = dict(
     target_metadata=attributes["metadata"],
@@ -29,11 +32,20 @@ if context.is_offline_mode():
         context.run_migrations()
         alembic_audit.check_trails(context)
 else:
-    with attributes["engine"].connect() as connection:
+    def run(connection):
+        connection = attributes.get("prepare", lambda connection: connection)(connection)
         context.configure(connection=connection, **kwargs)
         with context.begin_transaction():
             context.run_migrations()
             alembic_audit.check_trails(context)
+    async def run_async():
+        async with attributes["engine"].connect() as connection:
+            await connection.run_sync(run)
+    if isinstance(attributes["engine"], AsyncEngine):
+        asyncio.run(run_async())
+    else:
+        with attributes["engine"].connect() as connection:
+            run(connection)
 """
 
 TEMPLATE = '''"""${message}"""
@@ -57,22 +69,28 @@ def downgrade():
 
 
 class Project:
-    """One Alembic environment; `metadata` is what the models say now."""
+    """One Alembic environment.
+
+    An asynchronous driver runs the migrations; `engine` is psycopg2's then.
+    """
 
     def __init__(
-        self, path: Path, database: Database, driver: str = "psycopg2", **configure: Any
+        self, path: Path, database: Database, driver: str = DRIVERS[0], **configure: Any
     ) -> None:
         (path / "versions").mkdir()
         (path / "env.py").write_text(ENV)
         (path / "script.py.mako").write_text(TEMPLATE)
         self.path = path
-        self.engine = sa.create_engine(database.url(driver), poolclass=sa.NullPool)
+        name, is_async = driver.removesuffix("_async"), driver in ASYNC
+        sync_url = database.url("psycopg2" if is_async else name)
+        self.engine = sa.create_engine(sync_url, poolclass=sa.NullPool)
+        runs: sa.Engine | AsyncEngine = self.engine
+        if is_async:
+            runs = create_async_engine(database.url(name), poolclass=sa.NullPool)
         self.config = Config()
         self.config.set_main_option("script_location", str(path))
         self.config.set_main_option("path_separator", "os")
-        self.config.attributes.update(
-            engine=self.engine, url=database.url(driver), configure=configure
-        )
+        self.config.attributes.update(engine=runs, url=database.url(name), configure=configure)
         self.count = 0
 
     def revision(self, metadata: sa.MetaData) -> str:

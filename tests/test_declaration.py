@@ -742,7 +742,8 @@ EMAIL = postgresql.DOMAIN("email", sa.String(80), not_null=True, check="VALUE <>
         (sa.Interval(), "INTERVAL", "INTERVAL"),
         (sa.JSON(), "JSON", "JSON"),
         (postgresql.JSONB(), "JSONB", "JSONB"),
-        (postgresql.CITEXT(), "CITEXT", "CITEXT"),
+        # SQLAlchemy has it from 2.0.7 on.
+        *([(postgresql.CITEXT(), "CITEXT", "CITEXT")] if hasattr(postgresql, "CITEXT") else []),
         (sa.DateTime(), "TIMESTAMP WITHOUT TIME ZONE", "TIMESTAMP WITHOUT TIME ZONE"),
     ],
 )

@@ -222,6 +222,7 @@ def complaint(project: Project, metadata: sa.MetaData) -> str:
     return str(caught.value)
 
 
+@pytest.mark.core
 @pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_drift(case: Case, tmp_path: Path, server: postgres.Server, database: Database) -> None:
@@ -282,6 +283,7 @@ def test_every_kind_is_tested() -> None:
     assert kinds == {kind for case in CASES for kind in case.kinds}
 
 
+@pytest.mark.core
 def test_drift_and_a_changed_option(tmp_path: Path, database: Database) -> None:
     """One migration changes an option and mends a drift; its downgrade undoes both."""
     project = Project(tmp_path, database)
@@ -318,6 +320,7 @@ PREDECESSOR = (
 )
 
 
+@pytest.mark.core
 def test_predecessor(tmp_path: Path, database: Database) -> None:
     """A foreign function with our name is never taken over: create says so and changes nothing."""
     project = Project(tmp_path, database)
@@ -345,6 +348,7 @@ def test_predecessor(tmp_path: Path, database: Database) -> None:
     assert before == snapshot(project.engine)
 
 
+@pytest.mark.core
 def test_foreign_function_where_nothing_is_audited(tmp_path: Path, database: Database) -> None:
     """What the predecessor made is nothing to us, with a declaration gone or never there."""
     project = Project(tmp_path, database)
@@ -353,6 +357,7 @@ def test_foreign_function_where_nothing_is_audited(tmp_path: Path, database: Dat
     assert EMPTY == project.revision(models(audited=False))
 
 
+@pytest.mark.core
 def test_foreign_triggers(tmp_path: Path, database: Database) -> None:
     """Triggers of others, enabled or not, are never proposed for anything and never touched."""
     project = Project(tmp_path, database)

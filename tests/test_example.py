@@ -62,9 +62,9 @@ def revisions(directory: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted(directory.glob("versions/*.py"))}
 
 
-def test_up_down_and_up_leave_no_trace(database: Database, driver: str) -> None:
+def test_up_down_and_up_leave_no_trace(database: Database, sync_driver: str) -> None:
     """Down to base is the empty database, up again the same one, and nothing is left to migrate."""
-    with alembic(database, driver) as run:
+    with alembic(database, sync_driver) as run:
         empty = snapshot(database.engine)
         run("upgrade head")
         head = snapshot(database.engine)

@@ -128,7 +128,7 @@ class Database:
     def url(self, driver):
         return make_url(sys.argv[1])
 
-project = Project(Path(sys.argv[2]), Database())
+project = Project(Path(sys.argv[2]), Database(), "psycopg2")
 env(project, sys.argv[3], sys.argv[4])
 print("BEGIN" + project.revision(models()) + "END")
 """

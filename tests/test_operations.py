@@ -237,7 +237,7 @@ def test_history(
 )
 def test_notice(tmp_path: Path, database: Database, call: str, message: str) -> None:
     """A NOTICE says what was kept and how to drop it."""
-    project = Project(tmp_path, database)
+    project = Project(tmp_path, database, "psycopg2")  # which keeps notices
     said: list[str] = []
     sa.event.listen(
         project.engine,

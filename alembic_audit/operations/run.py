@@ -11,7 +11,7 @@ from alembic.operations import Operations
 
 from alembic_audit import ddl, retype, session, sql, values
 from alembic_audit.ddl import verbatim
-from alembic_audit.naming import qualify
+from alembic_audit.naming import qualify, resolve
 from alembic_audit.operations.history import (
     AlterAuditColumnOp,
     CreateAuditSchemaOp,
@@ -95,8 +95,8 @@ def _create(operations: Operations, op: CreateAuditTriggerOp) -> None:
 @Operations.implementation_for(DropAuditTriggerOp)
 def _drop(operations: Operations, op: DropAuditTriggerOp) -> None:
     default = default_schema(operations)
-    source = qualify(op.schema or default, op.table_name)
-    function = qualify(op.audit_schema or default, op.function)
+    source = qualify(resolve(op.schema, default), op.table_name)
+    function = qualify(resolve(op.audit_schema, default), op.function)
     run(operations, sql.drop(source, function, op.audit_table))
 
 
@@ -159,14 +159,14 @@ def _set_context(operations: Operations, op: SetAuditContextOp) -> None:
 
 @Operations.implementation_for(DropAuditTableOp)
 def _drop_table(operations: Operations, op: DropAuditTableOp) -> None:
-    schema = op.schema or default_schema(operations)
+    schema = resolve(op.schema, default_schema(operations))
     allow = _allow_history_loss(operations)
     run(operations, [history.drop_audit_table(op.table_name, schema, allow_history_loss=allow)])
 
 
 @Operations.implementation_for(DropAuditColumnOp)
 def _drop_column(operations: Operations, op: DropAuditColumnOp) -> None:
-    schema = op.schema or default_schema(operations)
+    schema = resolve(op.schema, default_schema(operations))
     allow = _allow_history_loss(operations)
     statement = history.drop_audit_column(
         op.table_name, op.column_name, schema, allow_history_loss=allow
@@ -176,7 +176,7 @@ def _drop_column(operations: Operations, op: DropAuditColumnOp) -> None:
 
 @Operations.implementation_for(AlterAuditColumnOp)
 def _alter_column(operations: Operations, op: AlterAuditColumnOp) -> None:
-    place = (op.table_name, op.column_name, op.schema or default_schema(operations))
+    place = (op.table_name, op.column_name, resolve(op.schema, default_schema(operations)))
     old, new = op.existing_type, op.type_
     if op.new_column_name is not None:
         statement = history.rename_audit_column(*place, op.new_column_name)
@@ -198,7 +198,7 @@ def _alter_column(operations: Operations, op: AlterAuditColumnOp) -> None:
 
 @Operations.implementation_for(NumberAuditTableOp)
 def _number(operations: Operations, op: NumberAuditTableOp) -> None:
-    schema = op.schema or default_schema(operations)
+    schema = resolve(op.schema, default_schema(operations))
     run(operations, [history.number_audit_table(op.table_name, schema)])
 
 
@@ -215,5 +215,8 @@ def _drop_schema(operations: Operations, op: DropAuditSchemaOp) -> None:
 @Operations.implementation_for(LockAuditedTablesOp)
 def _lock(operations: Operations, op: LockAuditedTablesOp) -> None:
     default = default_schema(operations)
-    tables = [qualify(default, one) if isinstance(one, str) else qualify(*one) for one in op.tables]
+    tables = [
+        qualify(default, one) if isinstance(one, str) else qualify(resolve(one[0], default), one[1])
+        for one in op.tables
+    ]
     run(operations, [locks.lock(tables, op.mode)])

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 
-from alembic_audit.naming import literal, qualify
+from alembic_audit.naming import literal, qualify, resolve
 from alembic_audit.spec import AuditSpec
 
 
 def schemas(spec: AuditSpec, default_schema: str) -> tuple[str, str]:
     """Return the schema of the audited table and that of audit table and function, never None."""
-    return spec.schema or default_schema, spec.audit_schema or default_schema
+    return resolve(spec.schema, default_schema), resolve(spec.audit_schema, default_schema)
 
 
 def source_name(spec: AuditSpec, default_schema: str) -> str:
