@@ -353,7 +353,7 @@ def drop_audit_column(table: str, column: str, schema: str, *, allow_history_los
     return do_block(
         [
             "BEGIN",
-            f"  IF EXISTS (SELECT FROM {name} WHERE {quote(column)} IS NOT NULL) THEN",
+            f"  IF EXISTS (SELECT FROM {name} WHERE {quote(column)} IS DISTINCT FROM NULL) THEN",
             "    RAISE NOTICE USING MESSAGE = pg_catalog.concat(",
             f"      {literal(f'column {quote(column)} of audit table {name} holds values and ')},",
             "      'was kept; drop it with -x audit_allow_history_loss=yes, or by hand'",
