@@ -253,7 +253,13 @@ def _columns(table: sa.Table, wanted: AuditOptions, made: spec.AuditSpec) -> lis
         )
     for column in table.columns:
         if column.name in made.columns:
-            kind = storage_type(_type_of(table, column), made.audit_columns)
+            declared_type = _type_of(table, column)
+            try:
+                kind = storage_type(declared_type, made.audit_columns)
+            except DeclarationError as error:
+                raise DeclarationError(
+                    f"column {column.name!r} of {table.fullname!r}: {error}"
+                ) from error
             columns.append(sa.Column(column.name, kind, nullable=True, autoincrement=False))
         elif column.name in made.hash_columns:
             columns.append(sa.Column(spec.hash_column(column.name), sa.LargeBinary()))
@@ -297,32 +303,47 @@ def storage_type(declared: TypeEngine[Any], style: str) -> TypeEngine[Any]:
     """Return the type in which an audit table stores values of a declared type.
 
     A trail must not change when an enum label is renamed, nor hold a type hostage: a domain becomes
-    its base type, a native enum TEXT (in ``classic`` itself), both inside arrays too. CHECK
-    constraints that a type brings along are left behind.
+    its base type, a native enum TEXT (in ``classic`` itself), both inside arrays too. Collations,
+    and CHECK constraints that a type brings along, are left behind.
+
+    Raises:
+        DeclarationError: No type can hold the values but the declared one.
     """
     variant = declared._variant_mapping.get("postgresql", declared)
-    inner: TypeEngine[Any] = variant
     if isinstance(variant, sa.types.TypeDecorator) and not isinstance(variant, sa.Interval):
         inner = variant.load_dialect_impl(_PG)
-    if isinstance(inner, postgresql.DOMAIN):
-        return storage_type(inner.data_type, style)
-    if isinstance(inner, sa.Enum):
-        if not inner.native_enum:
-            return sa.String(inner.length)
-        if style == "classic":
-            return postgresql.ENUM(
-                *inner.enums, name=inner.name, schema=inner.schema, create_type=False
+        stored = storage_type(inner, style)
+        # The decorator stays, for those who map the audit table, where there is nothing to change.
+        unchanged = stored is inner._variant_mapping.get("postgresql", inner)
+        return variant if unchanged else stored
+    if isinstance(variant, postgresql.DOMAIN):
+        return storage_type(variant.data_type, style)
+    if isinstance(variant, sa.Enum):
+        return _storage_of_enum(variant, style)
+    if isinstance(variant, sa.Boolean):
+        return sa.Boolean() if variant.create_constraint else variant
+    if isinstance(variant, sa.ARRAY):
+        item = storage_type(variant.item_type, style)
+        if isinstance(item, sa.ARRAY):
+            raise DeclarationError(
+                "an array of a domain that is an array itself has no base type; hash or exclude it"
             )
-        return sa.Text()
-    if isinstance(inner, sa.Boolean):
-        return sa.Boolean()
-    if isinstance(inner, sa.ARRAY):
-        return postgresql.ARRAY(
-            storage_type(inner.item_type, style),
-            as_tuple=inner.as_tuple,
-            dimensions=inner.dimensions,
-        )
+        return postgresql.ARRAY(item, as_tuple=variant.as_tuple, dimensions=variant.dimensions)
+    if isinstance(variant, sa.String) and variant.collation is not None:
+        plain = variant.copy()
+        plain.collation = None
+        return plain
     return variant
+
+
+def _storage_of_enum(declared: sa.Enum, style: str) -> TypeEngine[Any]:
+    if not declared.native_enum:
+        return sa.String(declared.length)
+    if style == "classic":
+        return postgresql.ENUM(
+            *declared.enums, name=declared.name, schema=declared.schema, create_type=False
+        )
+    return sa.Text()
 
 
 def _mark(table: sa.Table, audit: sa.Table, made: spec.AuditSpec) -> None:
