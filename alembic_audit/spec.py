@@ -283,6 +283,7 @@ class AuditSpec:
             ("audit_schema", self.audit_schema),
             ("function", self.function),
             ("trigger", self.trigger),
+            *(("setting_columns", setting.column) for setting in self.session_settings),
         ):
             if name is not None:
                 naming.check_identifier(name, what)
