@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql as pg
 
@@ -452,7 +452,7 @@ def recorder(
     yield project, every
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=30, phases=[Phase.generate])
 @given(
     st.lists(
         st.fixed_dictionaries({name: st.none() | one for name, (_, one) in VALUES.items()}),
