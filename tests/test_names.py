@@ -159,9 +159,9 @@ def test_schemas(
     write_and_compare(project, source_tables(metadata))
 
 
-# Without names of signs alone, and regular expressions: Alembic can neither compare nor render them.
+# No names of signs alone and no regular expressions: Alembic cannot compare or render those.
 ENUMS = ["user", "order", "2fa", "my table", "my-table", "a%b", "a:b", "a.b", "Foo", "foo", "žluť",
-         'a"b', "a'b", "a;b", "{x}", "new", "old", "table", "x" * 62, "y" * 63, "ž" * 31]  # fmt: skip
+         'a"b', "a'b", "a;b", "{x}", "new", "old", "table", "x" * 62, "y" * 63]  # fmt: skip
 
 
 @pytest.mark.parametrize("style", ["standard", "classic"])
