@@ -1,5 +1,6 @@
 """Source Table to audit Table, and the spec that belongs to them."""
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -89,7 +90,7 @@ def derive(table: sa.Table) -> sa.Table | None:
     Raises:
         DeclarationError: What is asked for cannot be audited as written.
     """
-    if table.info.get(IS_AUDIT_TABLE_KEY):
+    if _is_audit_table(table):
         if options.OPTIONS_KEY in table.info:
             raise DeclarationError(
                 f"table {table.fullname!r} is an audit table and cannot be audited itself; "
@@ -104,7 +105,8 @@ def derive(table: sa.Table) -> sa.Table | None:
     key = f"{made.audit_schema}.{made.audit_table}" if made.audit_schema else made.audit_table
     existing = table.metadata.tables.get(key)
     if existing is not None:
-        if existing.info.get(TARGET_KEY) is not table:
+        reflected = _is_audit_table(existing) and TARGET_KEY not in existing.info
+        if existing.info.get(TARGET_KEY) is not table and not reflected:
             other = existing.info.get(TARGET_KEY)
             owner = f"the audit table of {other.fullname!r}" if other is not None else "a table"
             raise DeclarationError(
@@ -112,10 +114,7 @@ def derive(table: sa.Table) -> sa.Table | None:
                 "already; give one of them another schema_name, or write a naming convention "
                 "'audit.table' that tells them apart"
             )
-        if [c.name for c in existing.columns] == [c.name for c in columns] and all(
-            (repr(old.type), old.nullable) == (repr(new.type), new.nullable)
-            for old, new in zip(existing.columns, columns, strict=True)
-        ):
+        if not reflected and _same_columns(existing.columns, columns):
             _mark(table, existing, made)
             return existing
         table.metadata.remove(existing)
@@ -128,14 +127,24 @@ def derive(table: sa.Table) -> sa.Table | None:
         info={IS_AUDIT_TABLE_KEY: True, TARGET_KEY: table},
     )
     if made.audit_columns == "standard" and made.key:
-        sa.Index(
-            naming.shorten(f"{made.audit_table}_key_idx"),
-            *(audit.c[name] for name in made.key),
-            audit.c.audit_id,
-        )
+        # An index has at most 32 columns (INDEX_MAX_KEYS), and so has a key.
+        indexed = [*(audit.c[name] for name in made.key), audit.c.audit_id][:32]
+        sa.Index(naming.shorten(f"{made.audit_table}_key_idx"), *indexed)
     _mark(table, audit, made)
     ddl.attach(audit)
     return audit
+
+
+def _is_audit_table(table: sa.Table) -> bool:
+    """Return whether a Table is an audit table: made here, or reflected."""
+    return bool(table.info.get(IS_AUDIT_TABLE_KEY)) or table.comment == COMMENT
+
+
+def _same_columns(olds: Iterable[sa.Column[Any]], news: Iterable[sa.Column[Any]]) -> bool:
+    def facts(columns: Iterable[sa.Column[Any]]) -> list[tuple[str, str, bool | None]]:
+        return [(column.name, repr(column.type), column.nullable) for column in columns]
+
+    return facts(olds) == facts(news)
 
 
 def derive_all(metadata: sa.MetaData) -> list[spec.AuditSpec]:

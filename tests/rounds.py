@@ -1,5 +1,7 @@
 """The whole way of a model: migrate, down and up without a trace, write, compare in SQL."""
 
+from collections.abc import Iterator, Sequence
+
 import sqlalchemy as sa
 
 from alembic_audit.naming import qualify, quote
@@ -41,20 +43,28 @@ def differences(connection: sa.Connection, table: sa.Table, operation: str) -> l
             {"trail": trail},
         ).all()
     )
-    tests = []
+    tests = {}
     for name in spec.columns:
         row, record = f"t.{quote(name)}", f"a.{quote(name)}"
-        tests.append(
+        tests[name] = (
             f"count(*) FILTER (WHERE {row}::text IS DISTINCT FROM {record}::text"
             f" OR ROW({row}::{types[name]})::record *<> ROW({record})::record)"
         )
     join = " AND ".join(f"t.{quote(name)} = a.{quote(name)}" for name in spec.key)
-    statement = (
-        f"SELECT count(*), count(a.audit_operation), {', '.join(tests)} FROM {source} AS t "
-        f"LEFT JOIN {trail} AS a ON {join} AND a.audit_operation = '{operation}'"
-    )
-    options = {"no_parameters": True}
-    rows, records, *found = connection.exec_driver_sql(statement, execution_options=options).one()
-    assert rows > 0
-    assert rows == records
-    return [name for name, count in zip(spec.columns, found, strict=True) if count]
+    joined = f"{source} AS t LEFT JOIN {trail} AS a ON {join} AND a.audit_operation = '{operation}'"
+    different = []
+    for names in batched(spec.columns, 500):  # a query has at most 1,664 columns
+        rows, records, *found = connection.exec_driver_sql(
+            f"SELECT count(*), count(a.audit_operation), {', '.join(tests[n] for n in names)} "
+            f"FROM {joined}",
+            execution_options={"no_parameters": True},
+        ).one()
+        assert rows > 0
+        assert rows == records
+        different += [name for name, count in zip(names, found, strict=True) if count]
+    return different
+
+
+def batched(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(names), size):
+        yield names[start : start + size]
