@@ -105,18 +105,17 @@ def derive(table: sa.Table) -> sa.Table | None:
     key = f"{made.audit_schema}.{made.audit_table}" if made.audit_schema else made.audit_table
     existing = table.metadata.tables.get(key)
     if existing is not None:
-        reflected = _is_audit_table(existing) and TARGET_KEY not in existing.info
-        if existing.info.get(TARGET_KEY) is not table and not reflected:
-            other = existing.info.get(TARGET_KEY)
-            owner = f"the audit table of {other.fullname!r}" if other is not None else "a table"
+        target = _target(existing)
+        if target is table and _same_columns(existing.columns, columns):
+            _mark(table, existing, made)
+            return existing
+        if target is not table and (target is not None or not _is_audit_table(existing)):
+            owner = f"the audit table of {target.fullname!r}" if target is not None else "a table"
             raise DeclarationError(
                 f"the audit table of {table.fullname!r} would be {key!r}, which is {owner} "
                 "already; give one of them another schema_name, or write a naming convention "
                 "'audit.table' that tells them apart"
             )
-        if not reflected and _same_columns(existing.columns, columns):
-            _mark(table, existing, made)
-            return existing
         table.metadata.remove(existing)
     audit = sa.Table(
         made.audit_table,
@@ -138,6 +137,14 @@ def derive(table: sa.Table) -> sa.Table | None:
 def _is_audit_table(table: sa.Table) -> bool:
     """Return whether a Table is an audit table: made here, or reflected."""
     return bool(table.info.get(IS_AUDIT_TABLE_KEY)) or table.comment == COMMENT
+
+
+def _target(audit: sa.Table) -> sa.Table | None:
+    """Return the source of an audit table; None for one that was reflected, or is a copy."""
+    target = audit.info.get(TARGET_KEY)
+    if isinstance(target, sa.Table) and audit.metadata.tables.get(target.key) is target:
+        return target
+    return None
 
 
 def _same_columns(olds: Iterable[sa.Column[Any]], news: Iterable[sa.Column[Any]]) -> bool:

@@ -434,6 +434,37 @@ def test_reflected_audit_table() -> None:
         audit_table(audit)
 
 
+def test_copied_tables(project: Project) -> None:
+    """Tables copied by to_metadata(), audit tables too, are audited where they were copied to."""
+    project.execute("CREATE SCHEMA tenant")
+    metadata = sa.MetaData()
+    account = sa.Table("account", metadata, sa.Column("id", sa.Integer, primary_key=True))
+    audit_table(account)
+    for schema in (None, "tenant"):
+        copy = sa.MetaData()
+        for table in metadata.tables.values():
+            table.to_metadata(copy, schema=schema)
+        [spec] = derive_all(copy)
+        assert (schema, schema) == (spec.schema, spec.audit_schema)
+        assert 2 == len(copy.tables)
+    project.config.attributes["configure"]["include_schemas"] = True
+    rounds.migrate(project, copy)
+    project.execute("INSERT INTO tenant.account VALUES (1)")
+    compare(project, copy.tables["tenant.account"])
+
+
+def test_declared_again() -> None:
+    """A table that was removed from its MetaData and declared anew has an audit table anew."""
+    metadata = sa.MetaData()
+    for name in ("one", "two"):
+        if metadata.tables:
+            metadata.remove(metadata.tables["account"])
+        column = sa.Column(name, sa.Integer, primary_key=True)
+        made = audit_table(sa.Table("account", metadata, column))
+        assert made is metadata.tables["account_audit"]
+        assert name in made.columns
+
+
 # -- several metadata ----------------------------------------------------------------------------
 
 
