@@ -135,6 +135,12 @@ def _protected(op: MigrateOperation, is_new: bool) -> MigrateOperation | None:
     if isinstance(op, ops.CreateIndexOp):
         return CreateAuditIndexOp.from_create_index(op) if is_new else op
     if isinstance(op, ops.AddColumnOp):
+        if op.column.identity is not None:
+            raise NotBuiltError(
+                f"table {op.table_name!r} exists and has no {op.column.name!r}, so it is no audit "
+                "table of this layout, and converting one is not built yet: rename it first, or "
+                "write audit_columns='classic' to go on with it"
+            )
         # On a table that exists, NOT NULL would need values; the function enforces it instead.
         column = op.column._copy()
         column.nullable = True
