@@ -165,16 +165,40 @@ def derive_all(metadata: sa.MetaData) -> list[spec.AuditSpec]:
         if derive(table) is not None:
             specs.append(table.info[SPEC_KEY])
     specs.sort(key=lambda one: (one.schema or "", one.table))
-    functions: dict[tuple[str | None, str], spec.AuditSpec] = {}
-    for one in specs:
-        other = functions.setdefault((one.audit_schema, one.function), one)
-        if other is not one:
-            raise DeclarationError(
-                f"the audit functions of {other.table!r} and {one.table!r} would both be "
-                f"{one.function!r}; write a naming convention 'audit.function' that tells them "
-                "apart"
-            )
+    refuse_shared(specs, None)
     return specs
+
+
+def refuse_shared(specs: Iterable[spec.AuditSpec], default_schema: str | None) -> None:
+    """See that no two specs audit one table, or use one audit table or function.
+
+    Args:
+        specs: Of one MetaData or of several.
+        default_schema: What a schema of None means, or None where that is not known.
+
+    Raises:
+        DeclarationError: Two do.
+    """
+    known: dict[tuple[str, str | None, str], spec.AuditSpec] = {}
+    for one in specs:
+        source = one.schema or default_schema
+        audit = one.audit_schema or default_schema
+        for what, schema, name, remedy in (
+            ("audited table", source, one.table, "declare it once, under one MetaData"),
+            ("audit table", audit, one.audit_table, _convention("audit.table")),
+            ("audit function", audit, one.function, _convention("audit.function")),
+        ):
+            other = known.setdefault((what, schema, name), one)
+            if other is not one:
+                pair = " and ".join(
+                    repr(f"{each.schema}.{each.table}" if each.schema else each.table)
+                    for each in (other, one)
+                )
+                raise DeclarationError(f"the {what}s of {pair} would both be {name!r}; {remedy}")
+
+
+def _convention(key: str) -> str:
+    return f"write a naming convention {key!r} that tells them apart"
 
 
 def make_spec(table: sa.Table, wanted: AuditOptions) -> spec.AuditSpec:
