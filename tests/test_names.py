@@ -96,7 +96,10 @@ def test_tables_and_columns(tmp_path: Path, database: Database, driver: str) -> 
     """A table, its key and its columns may have any name."""
     project = Project(tmp_path, database, driver)
     metadata = hostile()
-    rounds.migrate(project, metadata)
+    if driver == "psycopg2":
+        rounds.migrate(project, metadata)
+    else:
+        project.migrate(metadata)
     write_and_compare(project, source_tables(metadata))
 
 
@@ -270,7 +273,7 @@ def test_settings(tmp_path: Path, database: Database, style: str) -> None:
         "every",
         "the key",
         session_settings=[
-            sa.Column(name, sa.Text, nullable=number % 2 == 0) for number, name in enumerate(ENUMS)
+            sa.Column(name, sa.Text, nullable=number % 2 == 0) for number, name in enumerate(names)
         ],
         audit_columns=style,
     )
@@ -370,7 +373,7 @@ any_name = (
 ).filter(lambda name: len(name.encode()) <= 63 and not name.startswith("audit_"))
 
 
-@settings(deadline=None, max_examples=5, phases=[Phase.generate])
+@settings(deadline=None, max_examples=4, phases=[Phase.generate])
 @given(
     st.dictionaries(
         any_name, st.lists(any_name, min_size=2, max_size=4, unique=True), min_size=3, max_size=6
