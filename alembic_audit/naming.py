@@ -31,13 +31,22 @@ def check_identifier(name: str, what: str) -> str:
         what: What it names, for the message.
 
     Raises:
-        SpecError: It is empty or holds a control character.
+        SpecError: It is empty or too long, or holds what no identifier can.
     """
     if not isinstance(name, str) or not name:
         raise SpecError(f"{what} must be a non-empty string, found {name!r}")
     if _CONTROL.search(name):
         raise SpecError(
             f"{what} {name!r} holds a control character; write a name of printable characters"
+        )
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise SpecError(f"{what} {name!r} holds a lone surrogate; write valid Unicode") from error
+    if size > MAX_IDENTIFIER_BYTES:
+        raise SpecError(
+            f"{what} {name!r} has {size} bytes, of which PostgreSQL keeps {MAX_IDENTIFIER_BYTES}; "
+            "write a shorter name"
         )
     return name
 
@@ -127,7 +136,7 @@ def conventional(
     try:
         if not isinstance(template, str):
             raise TypeError("it is not a string")
-        return shorten(check_identifier(template % tokens, f"the name by {key!r}"))
+        return check_identifier(shorten(template % tokens), f"the name by {key!r}")
     except (KeyError, ValueError, TypeError) as error:
         raise DeclarationError(
             f"naming convention {key!r} is {template!r}, which cannot be used: {error}; "
@@ -146,6 +155,6 @@ def check_setting(name: str) -> str:
     if not _SETTING.match(lowered) or len(f"audit.{lowered}") > MAX_IDENTIFIER_BYTES:
         raise SpecError(
             f"session setting {name!r} cannot be read as audit.{name}; "
-            "write a name of letters, digits and _ that begins with a letter or _"
+            "write a name of at most 57 letters, digits and _ that begins with a letter or _"
         )
     return lowered

@@ -144,6 +144,7 @@ def _validated(table: sa.Table, where: str, given: dict[str, Any]) -> AuditOptio
         option = f"{mark}_columns"
         if marks[mark]:
             given[option] = tuple(dict.fromkeys((*given.get(option, ()), *marks[mark])))
+    _check_contradictions(where, given)
     for name in ("skip_unchanged", "changed_columns", "always"):
         if name in given and not isinstance(given[name], bool):
             raise DeclarationError(f"{name} in {where} must be a bool, found {given[name]!r}")
@@ -162,8 +163,24 @@ def _validated(table: sa.Table, where: str, given: dict[str, Any]) -> AuditOptio
     if "operations" in given:
         given["operations"] = _operations(where, given["operations"])
     if "session_settings" in given:
-        given["session_settings"] = _settings(where, given["session_settings"])
+        given["session_settings"] = _settings(table, where, given["session_settings"])
     return AuditOptions(**given)
+
+
+def _check_contradictions(where: str, given: Mapping[str, Any]) -> None:
+    """See that no column is left out for which something else is asked."""
+    excluded, included = given.get("exclude_columns", ()), given.get("include_columns")
+    for option in ("hash_columns", "ignore_columns", "include_columns"):
+        if both := [name for name in given.get(option) or () if name in excluded]:
+            raise DeclarationError(
+                f"{where} names {both} in exclude_columns and in {option}; keep one"
+            )
+    for option in ("hash_columns", "ignore_columns"):
+        if strays := [name for name in given.get(option, ()) if name not in (included or [name])]:
+            raise DeclarationError(
+                f"{where} names {strays} in {option}, and include_columns leaves them out; "
+                "add them there"
+            )
 
 
 def _column_marks(table: sa.Table) -> dict[str, list[str]]:
@@ -210,7 +227,7 @@ def _operations(where: str, value: Any) -> tuple[str, ...]:
     return tuple(name for name in OPERATIONS if name in names)
 
 
-def _settings(where: str, value: Any) -> tuple[sa.Column[Any], ...]:
+def _settings(table: sa.Table, where: str, value: Any) -> tuple[sa.Column[Any], ...]:
     if not isinstance(value, Sequence) or not all(
         isinstance(item, sa.Column) and item.name for item in value
     ):
@@ -223,4 +240,10 @@ def _settings(where: str, value: Any) -> tuple[sa.Column[Any], ...]:
         raise DeclarationError(
             f"session_settings in {where} names {twice} twice; settings are lower-cased"
         )
+    for item in value:
+        if isinstance(item.type, sa.types.NullType):
+            raise DeclarationError(
+                f"session setting {item.name!r} of table {table.fullname!r} has no type; "
+                f"write Column({item.name!r}, String)"
+            )
     return tuple(value)

@@ -319,6 +319,7 @@ class AuditSpec:
             ("function", self.function),
             ("trigger", self.trigger),
             ("owner", self.owner),
+            *(("setting_columns", setting.column) for setting in self.session_settings),
         ):
             if name is not None:
                 naming.check_identifier(name, what)

@@ -1,6 +1,6 @@
 """Source Table to audit Table, and the spec that belongs to them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
@@ -93,7 +93,7 @@ def derive(table: sa.Table) -> sa.Table | None:
     Raises:
         DeclarationError: What is asked for cannot be audited as written.
     """
-    if table.info.get(IS_AUDIT_TABLE_KEY):
+    if _is_audit_table(table):
         if options.OPTIONS_KEY in table.info:
             raise DeclarationError(
                 f"table {table.fullname!r} is an audit table and cannot be audited itself; "
@@ -108,20 +108,17 @@ def derive(table: sa.Table) -> sa.Table | None:
     key = f"{made.audit_schema}.{made.audit_table}" if made.audit_schema else made.audit_table
     existing = table.metadata.tables.get(key)
     if existing is not None:
-        if existing.info.get(TARGET_KEY) is not table:
-            other = existing.info.get(TARGET_KEY)
-            owner = f"the audit table of {other.fullname!r}" if other is not None else "a table"
+        target = _target(existing)
+        if target is table and _same_columns(existing.columns, columns):
+            _mark(table, existing, made)
+            return existing
+        if target is not table and (target is not None or not _is_audit_table(existing)):
+            owner = f"the audit table of {target.fullname!r}" if target is not None else "a table"
             raise DeclarationError(
                 f"the audit table of {table.fullname!r} would be {key!r}, which is {owner} "
                 "already; give one of them another schema_name, or write a naming convention "
                 "'audit.table' that tells them apart"
             )
-        if [c.name for c in existing.columns] == [c.name for c in columns] and all(
-            (repr(old.type), old.nullable) == (repr(new.type), new.nullable)
-            for old, new in zip(existing.columns, columns, strict=True)
-        ):
-            _mark(table, existing, made)
-            return existing
         table.metadata.remove(existing)
     audit = sa.Table(
         made.audit_table,
@@ -132,14 +129,32 @@ def derive(table: sa.Table) -> sa.Table | None:
         info={IS_AUDIT_TABLE_KEY: True, TARGET_KEY: table},
     )
     if made.audit_columns == "standard" and made.key:
-        sa.Index(
-            spec.key_index(made),
-            *(audit.c[name] for name in made.key),
-            audit.c.audit_id,
-        )
+        # An index has at most 32 columns (INDEX_MAX_KEYS), and so has a key.
+        indexed = [*(audit.c[name] for name in made.key), audit.c.audit_id][:32]
+        sa.Index(spec.key_index(made), *indexed)
     _mark(table, audit, made)
     ddl.attach(audit)
     return audit
+
+
+def _is_audit_table(table: sa.Table) -> bool:
+    """Return whether a Table is an audit table: made here, or reflected."""
+    return bool(table.info.get(IS_AUDIT_TABLE_KEY)) or table.comment == COMMENT
+
+
+def _target(audit: sa.Table) -> sa.Table | None:
+    """Return the source of an audit table; None for one that was reflected, or is a copy."""
+    target = audit.info.get(TARGET_KEY)
+    if isinstance(target, sa.Table) and audit.metadata.tables.get(target.key) is target:
+        return target
+    return None
+
+
+def _same_columns(olds: Iterable[sa.Column[Any]], news: Iterable[sa.Column[Any]]) -> bool:
+    def facts(columns: Iterable[sa.Column[Any]]) -> list[tuple[str, str, bool | None]]:
+        return [(column.name, repr(column.type), column.nullable) for column in columns]
+
+    return facts(olds) == facts(news)
 
 
 def derive_all(metadata: sa.MetaData) -> list[spec.AuditSpec]:
@@ -153,16 +168,40 @@ def derive_all(metadata: sa.MetaData) -> list[spec.AuditSpec]:
         if derive(table) is not None:
             specs.append(table.info[SPEC_KEY])
     specs.sort(key=lambda one: (one.schema or "", one.table))
-    functions: dict[tuple[str | None, str], spec.AuditSpec] = {}
-    for one in specs:
-        other = functions.setdefault((one.audit_schema, one.function), one)
-        if other is not one:
-            raise DeclarationError(
-                f"the audit functions of {other.table!r} and {one.table!r} would both be "
-                f"{one.function!r}; write a naming convention 'audit.function' that tells them "
-                "apart"
-            )
+    refuse_shared(specs, None)
     return specs
+
+
+def refuse_shared(specs: Iterable[spec.AuditSpec], default_schema: str | None) -> None:
+    """See that no two specs audit one table, or use one audit table or function.
+
+    Args:
+        specs: Of one MetaData or of several.
+        default_schema: What a schema of None means, or None where that is not known.
+
+    Raises:
+        DeclarationError: Two do.
+    """
+    known: dict[tuple[str, str | None, str], spec.AuditSpec] = {}
+    for one in specs:
+        source = one.schema or default_schema
+        audit = one.audit_schema or default_schema
+        for what, schema, name, remedy in (
+            ("audited table", source, one.table, "declare it once, under one MetaData"),
+            ("audit table", audit, one.audit_table, _convention("audit.table")),
+            ("audit function", audit, one.function, _convention("audit.function")),
+        ):
+            other = known.setdefault((what, schema, name), one)
+            if other is not one:
+                pair = " and ".join(
+                    repr(f"{each.schema}.{each.table}" if each.schema else each.table)
+                    for each in (other, one)
+                )
+                raise DeclarationError(f"the {what}s of {pair} would both be {name!r}; {remedy}")
+
+
+def _convention(key: str) -> str:
+    return f"write a naming convention {key!r} that tells them apart"
 
 
 def make_spec(table: sa.Table, wanted: AuditOptions) -> spec.AuditSpec:
@@ -261,7 +300,13 @@ def _columns(table: sa.Table, wanted: AuditOptions, made: spec.AuditSpec) -> lis
         )
     for column in table.columns:
         if column.name in made.columns:
-            kind = storage_type(_type_of(table, column), made.audit_columns)
+            declared_type = _type_of(table, column)
+            try:
+                kind = storage_type(declared_type, made.audit_columns)
+            except DeclarationError as error:
+                raise DeclarationError(
+                    f"column {column.name!r} of {table.fullname!r}: {error}"
+                ) from error
             columns.append(sa.Column(column.name, kind, nullable=True, autoincrement=False))
         elif column.name in made.hash_columns:
             columns.append(sa.Column(spec.hash_column(column.name), sa.LargeBinary()))
@@ -305,32 +350,47 @@ def storage_type(declared: TypeEngine[Any], style: str) -> TypeEngine[Any]:
     """Return the type in which an audit table stores values of a declared type.
 
     A trail must not change when an enum label is renamed, nor hold a type hostage: a domain becomes
-    its base type, a native enum TEXT (in ``classic`` itself), both inside arrays too. CHECK
-    constraints that a type brings along are left behind.
+    its base type, a native enum TEXT (in ``classic`` itself), both inside arrays too. Collations,
+    and CHECK constraints that a type brings along, are left behind.
+
+    Raises:
+        DeclarationError: No type can hold the values but the declared one.
     """
     variant = declared._variant_mapping.get("postgresql", declared)
-    inner: TypeEngine[Any] = variant
     if isinstance(variant, sa.types.TypeDecorator) and not isinstance(variant, sa.Interval):
         inner = variant.load_dialect_impl(_PG)
-    if isinstance(inner, postgresql.DOMAIN):
-        return storage_type(inner.data_type, style)
-    if isinstance(inner, sa.Enum):
-        if not inner.native_enum:
-            return sa.String(inner.length)
-        if style == "classic":
-            return postgresql.ENUM(
-                *inner.enums, name=inner.name, schema=inner.schema, create_type=False
+        stored = storage_type(inner, style)
+        # The decorator stays, for those who map the audit table, where there is nothing to change.
+        unchanged = stored is inner._variant_mapping.get("postgresql", inner)
+        return variant if unchanged else stored
+    if isinstance(variant, postgresql.DOMAIN):
+        return storage_type(variant.data_type, style)
+    if isinstance(variant, sa.Enum):
+        return _storage_of_enum(variant, style)
+    if isinstance(variant, sa.Boolean):
+        return sa.Boolean() if variant.create_constraint else variant
+    if isinstance(variant, sa.ARRAY):
+        item = storage_type(variant.item_type, style)
+        if isinstance(item, sa.ARRAY):
+            raise DeclarationError(
+                "an array of a domain that is an array itself has no base type; hash or exclude it"
             )
-        return sa.Text()
-    if isinstance(inner, sa.Boolean):
-        return sa.Boolean()
-    if isinstance(inner, sa.ARRAY):
-        return postgresql.ARRAY(
-            storage_type(inner.item_type, style),
-            as_tuple=inner.as_tuple,
-            dimensions=inner.dimensions,
-        )
+        return postgresql.ARRAY(item, as_tuple=variant.as_tuple, dimensions=variant.dimensions)
+    if isinstance(variant, sa.String) and variant.collation is not None:
+        plain = variant.copy()
+        plain.collation = None
+        return plain
     return variant
+
+
+def _storage_of_enum(declared: sa.Enum, style: str) -> TypeEngine[Any]:
+    if not declared.native_enum:
+        return sa.String(declared.length)
+    if style == "classic":
+        return postgresql.ENUM(
+            *declared.enums, name=declared.name, schema=declared.schema, create_type=False
+        )
+    return sa.Text()
 
 
 def _mark(table: sa.Table, audit: sa.Table, made: spec.AuditSpec) -> None:

@@ -92,6 +92,13 @@ def database(server: postgres.Server) -> Iterator[Database]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def shared_database(server: postgres.Server) -> Iterator[Database]:
+    """One database for all tests of a module, which leave it as they found it."""
+    with _database(server) as made:
+        yield made
+
+
 @pytest.fixture
 def twin(server: postgres.Server) -> Iterator[Database]:
     """A second empty database, to compare with the first."""

@@ -358,7 +358,10 @@ def test_single_table_inheritance() -> None:
         ({"include_columns": ["email"]}, "key columns ['id'] of 'account' are not in columns"),
         ({"hash_columns": ["id"]}, "key columns ['id'] of 'account' are not in columns"),
         ({"include_columns": []}, "no column of 'account' would be recorded"),
-        ({"session_settings": [sa.Column("app user")]}, "'app user' cannot be read as audit.app"),
+        (
+            {"session_settings": [sa.Column("app user", sa.Text)]},
+            "'app user' cannot be read as audit.app",
+        ),
     ],
 )
 def test_refused(options: dict[str, Any], message: str) -> None:

@@ -22,7 +22,7 @@ quick = settings(
 texts = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=80)
 names = st.one_of(
     st.sampled_from(["a", "b", "audit_id", "audit_a", "new", 'q"', "%s", ":x", "\\", "$audit$"]),
-    texts.filter(bool),
+    texts.filter(lambda name: 0 < len(name.encode()) <= 63),
 )
 schemas = st.none() | names
 setting_names = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,20}", fullmatch=True)

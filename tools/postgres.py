@@ -47,6 +47,7 @@ SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
     "max_connections": "100",
+    "max_prepared_transactions": "10",
     "timezone": "UTC",
     "log_min_messages": "error",
     "log_checkpoints": "off",

@@ -64,6 +64,7 @@ def finish_deriving(context: AutogenContext, upgrade_ops: UpgradeOps) -> Priorit
     try:
         for metadata in _metadatas(context):
             specs += tables.derive_all(metadata)
+        tables.refuse_shared(specs, context.dialect.default_schema_name or "public")
     except AuditError as error:
         raise CommandError(str(error)) from error
     upgrade_ops.info[_DERIVED] = specs

@@ -81,6 +81,7 @@ def protect(
         elif isinstance(op, ops.ModifyTableOps):
             # Taken out of the container, so that render_as_batch puts nothing of ours in a batch.
             former = _former_names(op)
+            _check_is_audit_table(op)
             kept += [
                 AlterAuditColumnOp(op.table_name, old, schema=op.schema, new_column_name=own)
                 for own, old in former.items()
@@ -106,6 +107,23 @@ def is_audit_table(table: sa.Table) -> bool:
         and operation.type.length == 1
         and "audit_operation_timestamp" in table.columns
     )
+
+
+def _check_is_audit_table(op: ops.ModifyTableOps) -> None:
+    """Refuse to make an audit table of somebody's table that has its name.
+
+    Raises:
+        AuditError: It has no ``audit_operation``.
+    """
+    if any(
+        isinstance(each, ops.AddColumnOp) and each.column.name == "audit_operation"
+        for each in op.ops
+    ):
+        raise AuditError(
+            f"table {op.table_name!r} exists and has no column 'audit_operation', so it is no "
+            "audit table; rename it first, or call the audit table otherwise by the naming "
+            "convention 'audit.table'"
+        )
 
 
 def _moved(

@@ -347,7 +347,45 @@ def _check_tables(spec: AuditSpec, default_schema: str, *, new_function: bool) -
             "or leave it out of columns=[...].';",
             "  END IF;",
         ]
+    if new_function:
+        lines += _check_audit_table(spec, audit_name(spec, default_schema))
     return do_block([*lines, "END"])
+
+
+def _check_audit_table(spec: AuditSpec, table: str) -> list[str]:
+    """Return what finds, before a trail begins, why each write would fail from then on."""
+    written = set(spec.audit_column_names) - {"audit_id"}
+    always = {"audit_operation", "audit_operation_timestamp", "audit_transaction_id"}
+    always |= {"audit_current_user"}
+    always &= written - set(spec.stored)
+    always |= {setting.column for setting in spec.session_settings if setting.required}
+
+    def names(columns: set[str]) -> str:
+        return f"ARRAY[{', '.join(map(literal, sorted(columns)))}]::pg_catalog.text[]"
+
+    refusal = f" may not insert into {table}, so the audit function, which runs as it, could not"
+    grant = f"GRANT INSERT ON {table} to it, or migrate as the owner."
+    emptied = f"table {table} is NOT NULL in columns that a record may leave empty: "
+    nullable = f"ALTER TABLE {table} ALTER COLUMN ... DROP NOT NULL, or name another audit table."
+    return [
+        f"  IF NOT pg_catalog.has_table_privilege({literal(table)}, 'INSERT') THEN",
+        "    RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE =",
+        f"      pg_catalog.concat('role ', current_user, {literal(refusal)}),",
+        f"      HINT = {literal(grant)};",
+        "  END IF;",
+        "  SELECT pg_catalog.string_agg(attname::pg_catalog.text, ', ') INTO missing",
+        "  FROM pg_catalog.pg_attribute",
+        f"  WHERE attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({literal(table)})",
+        "    AND attnotnull AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped",
+        f"    AND attname::pg_catalog.text OPERATOR(pg_catalog.<>) ALL ({names(always)})",
+        f"    AND (attname::pg_catalog.text OPERATOR(pg_catalog.=) ANY ({names(written)})",
+        "      OR NOT atthasdef AND attidentity OPERATOR(pg_catalog.=) '');",
+        "  IF missing IS NOT NULL THEN",
+        "    RAISE EXCEPTION USING ERRCODE = 'not_null_violation', MESSAGE =",
+        f"      pg_catalog.concat({literal(emptied)}, missing),",
+        f"      HINT = {literal(nullable)};",
+        "  END IF;",
+    ]
 
 
 def revoke(spec: AuditSpec, default_schema: str, *, tables: bool) -> str:

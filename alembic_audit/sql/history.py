@@ -40,7 +40,7 @@ def drop_audit_column(table: str, column: str, schema: str, *, allow_history_los
     return do_block(
         [
             "BEGIN",
-            f"  IF EXISTS (SELECT FROM {name} WHERE {quote(column)} IS NOT NULL) THEN",
+            f"  IF EXISTS (SELECT FROM {name} WHERE {quote(column)} IS DISTINCT FROM NULL) THEN",
             "    RAISE NOTICE USING MESSAGE = pg_catalog.concat(",
             f"      {literal(f'column {quote(column)} of audit table {name} holds values and ')},",
             "      'was kept; drop it with -x audit_allow_history_loss=yes, or by hand'",
@@ -98,7 +98,8 @@ def retype_audit_column(
             "  ELSE",
             f"    ALTER TABLE {name} ADD COLUMN {quote(column)} {new_type};",
             "  END IF;",
-            f"  IF NOT EXISTS (SELECT FROM {name} WHERE {quote(old_aside)} IS NOT NULL) THEN",
+            f"  IF NOT EXISTS (SELECT FROM {name}",
+            f"    WHERE {quote(old_aside)} IS DISTINCT FROM NULL) THEN",
             f"    ALTER TABLE {name} DROP COLUMN {quote(old_aside)};",
             "  END IF;",
             "  FOREACH made IN ARRAY indexes LOOP",
@@ -152,7 +153,7 @@ def set_nullable(table: str, column: str, schema: str) -> str:
 def set_not_null(table: str, column: str, schema: str) -> str:
     """Return the statement that makes a column NOT NULL, unless a record is without a value."""
     return _unless(
-        f"SELECT FROM {qualify(schema, table)} WHERE {quote(column)} IS NULL",
+        f"SELECT FROM {qualify(schema, table)} WHERE {quote(column)} IS NOT DISTINCT FROM NULL",
         f"ALTER TABLE {qualify(schema, table)} ALTER COLUMN {quote(column)} SET NOT NULL",
         f"column {quote(column)} of audit table {qualify(schema, table)} stays nullable, for "
         "records without a value",
