@@ -97,6 +97,7 @@ class Journey:
         if not self.keeps:
             assert before == snapshot(project.engine)
         still_recorded(recorded, project)
+        self.clean_before(project)
 
         project.upgrade()
         if not self.keeps:
@@ -111,6 +112,7 @@ class Journey:
 
         project.downgrade()
         still_recorded(recorded, project)
+        self.clean_before(project)
         count = len(history(project))
         project.execute(*self.writes_back)
         if self.writes_back:
@@ -120,6 +122,10 @@ class Journey:
         project.upgrade()
         still_recorded(recorded, project)
         project.check(self.after())
+
+    def clean_before(self, project: Project) -> None:
+        """See that the models of state A have no more to change."""
+        assert [] == project.differences(self.before() if self.before else sa.MetaData())
 
     def run_offline(
         self, path: Path, server: postgres.Server, database: Database, twin: Database
