@@ -124,7 +124,7 @@ class _Locks:
             for one in op.ops:
                 self.add(one)
             return
-        schema, table = getattr(op, "schema", None), getattr(op, "table_name", "")
+        schema, table = _place(op)
         name = _name(op, self.default_schema)
         if isinstance(op, ops.CreateTableOp):
             self.created.add(name)
@@ -204,10 +204,15 @@ def _audit(spec: AuditSpec, default_schema: str) -> Name:
     return (spec.audit_schema or default_schema, spec.audit_table)
 
 
-def _name(op: MigrateOperation, default_schema: str) -> Name:
+def _place(op: MigrateOperation) -> tuple[str | None, str]:
     if isinstance(op, ops.CreateForeignKeyOp):
-        return (op.kw.get("source_schema") or default_schema, op.source_table)
-    return (getattr(op, "schema", None) or default_schema, getattr(op, "table_name", ""))
+        return op.kw.get("source_schema"), op.source_table
+    return getattr(op, "schema", None), getattr(op, "table_name", "")
+
+
+def _name(op: MigrateOperation, default_schema: str) -> Name:
+    schema, table = _place(op)
+    return (schema or default_schema, table)
 
 
 def _without_dropped_columns(
