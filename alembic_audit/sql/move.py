@@ -3,6 +3,7 @@
 from alembic_audit import naming
 from alembic_audit.naming import literal, qualify, quote
 from alembic_audit.spec import AuditSpec, hash_column, key_index
+from alembic_audit.sql.history import has_column
 from alembic_audit.sql.text import audit_name, do_block, function_name, schemas, source_name
 
 
@@ -51,10 +52,34 @@ def source_column(
     statements = [_rename_column(source_name(old, default_schema), column, renamed)]
     audit = audit_name(old, default_schema)
     if column in old.columns:
-        statements.append(_rename_column(audit, column, renamed))
+        statements.append(_rename_audit_column(audit, column, renamed))
     if column in old.hash_columns:
-        statements.append(_rename_column(audit, hash_column(column), hash_column(renamed)))
+        statements.append(_rename_audit_column(audit, hash_column(column), hash_column(renamed)))
     return statements
+
+
+def _rename_audit_column(audit: str, old: str, new: str) -> str:
+    """Rename a column of an audit table; one that was kept under the new name is set aside.
+
+    It is its own inverse: what was set aside comes back when its name is free again.
+    """
+    return do_block(
+        [
+            "BEGIN",
+            f"  IF {has_column(audit, new)} THEN",
+            f"    {_rename_column(audit, new, _former(new))};",
+            "  END IF;",
+            f"  {_rename_column(audit, old, new)};",
+            f"  IF {has_column(audit, _former(old))} THEN",
+            f"    {_rename_column(audit, _former(old), old)};",
+            "  END IF;",
+            "END",
+        ]
+    )
+
+
+def _former(column: str) -> str:
+    return naming.shorten(f"{column}__former")
 
 
 def reset_cache(audit: str) -> str:
