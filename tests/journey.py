@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +191,9 @@ def history(project: Project) -> list[Record]:
     records = []
     for (table,) in tables:
         for (row,) in project.rows(f"SELECT to_jsonb(r)::text FROM {table} AS r"):
-            values = json.loads(row)
+            values = json.loads(row, parse_float=Decimal)  # 12.50 is not 12.5
             time = values.pop("audit_operation_timestamp")
-            texts = (json.dumps(value) for value in values.values() if value is not None)
+            texts = (repr(value) for value in values.values() if value is not None)
             records.append((time, tuple(sorted(texts))))
     return sorted(records)
 

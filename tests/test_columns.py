@@ -172,8 +172,8 @@ def test_offline(
 class Walk:
     """Models one after the other; before each downgrade it is known what was there."""
 
-    def __init__(self, path: Path, database: Database) -> None:
-        self.project = Project(path, database)
+    def __init__(self, path: Path, database: Database, **configure: Any) -> None:
+        self.project = Project(path, database, **configure)
 
     def to(self, models: Models, *writes: str, edit: Callable[[str], str] | None = None) -> str:
         """Migrate, see that nothing differs and nothing is lost, and write."""
