@@ -140,8 +140,10 @@ class _Locks:
         elif isinstance(op, AddAuditColumnOp | AlterAuditColumnOp | NumberAuditTableOp):
             self._note(schema, table, _EXCLUSIVE, _EXCLUSIVE)
             self._note_source(name)
-        elif isinstance(op, ops.CreateIndexOp) and name in self.trails:
-            self._note(schema, table, _SHARE, _EXCLUSIVE)
+        elif isinstance(op, ops.CreateIndexOp | ops.DropIndexOp) and name in self.trails:
+            created = isinstance(op, ops.CreateIndexOp)
+            levels = (_SHARE, _EXCLUSIVE) if created else (_EXCLUSIVE, _SHARE)
+            self._note(schema, table, *levels)
             self._note_source(name)
         elif name in self.sources and not isinstance(op, ops.CreateTableOp):
             self._note(schema, table, _EXCLUSIVE, _EXCLUSIVE)

@@ -19,7 +19,7 @@ from alembic_audit.operations import (
     CreateAuditTableOp,
     NumberAuditTableOp,
 )
-from alembic_audit.spec import OWN_COLUMNS, AuditSpec
+from alembic_audit.spec import OWN_COLUMNS, AuditSpec, key_index
 from alembic_audit.sql import COMMENT
 
 _OWN = {name for names in OWN_COLUMNS.values() for name in names}
@@ -70,19 +70,22 @@ def protect(
             # Alembic renders Table.info, and a Column in it is a SyntaxError.
             op.info = {k: v for k, v in (op.info or {}).items() if not k.startswith("audit.")}
             if name in moved:
-                kept += _moved_columns(op, moved[name], dropped, default_schema, settings)
+                kept += _moved_columns(op, moved[name][0], dropped, default_schema, settings)
             else:
                 kept.append(CreateAuditTableOp.from_create_table(op) if name in known else op)
         elif name not in known:
             kept.append(op)
-        elif name in moved:
-            pass  # an index of it, which moves along
-        elif isinstance(op, ops.ModifyTableOps):
-            # Taken out of the container, so that render_as_batch puts nothing of ours in a batch.
-            for each in op.ops:
-                kept += _protected(each, name in new, settings)
         else:
-            kept += _protected(op, name in new, settings)
+            # Taken out of the container, so that render_as_batch puts nothing of ours in a batch.
+            each = op.ops if isinstance(op, ops.ModifyTableOps) else [op]
+            indexes = [one.index_name for one in each if isinstance(one, ops.CreateIndexOp)]
+            for one in each:
+                if name in moved:
+                    kept += _moved_index(one, *moved[name])
+                elif isinstance(one, ops.DropIndexOp) and one.index_name in indexes:
+                    kept.append(one)  # made anew, of other columns
+                else:
+                    kept += _protected(one, name in new, settings)
     return kept
 
 
@@ -106,8 +109,8 @@ def _name(op: MigrateOperation, default_schema: str) -> Name:
 
 def _moved(
     changes: Iterable[tuple[AuditSpec, AuditSpec]], new: Collection[Name], default_schema: str
-) -> dict[Name, AuditSpec]:
-    """Return, by the audit table that is to be, what the trail was until now."""
+) -> dict[Name, tuple[AuditSpec, AuditSpec]]:
+    """Return, by the audit table that is to be, what the trail was and what it is to be."""
     moved = {}
     for old, one in changes:
         before = (old.audit_schema or default_schema, old.audit_table)
@@ -120,7 +123,7 @@ def _moved(
                 f"{'.'.join(after)}, where there is a table already; rename or drop that one by "
                 "hand, or give the audit table another name"
             )
-        moved[after] = old
+        moved[after] = (old, one)
     return moved
 
 
@@ -177,6 +180,25 @@ def _moved_columns(
         drop = ops.DropColumnOp.from_column_and_tablename(schema, table, column)
         made += _protected(drop, False, {})
     return made
+
+
+def _moved_index(op: MigrateOperation, old: AuditSpec, new: AuditSpec) -> list[MigrateOperation]:
+    """Return what the index of an audit table that moves needs, where it does not just move along.
+
+    It is addressed under its old name, as the table is.
+    """
+    indexed = old.key if old.audit_columns == "standard" else ()
+    if not isinstance(op, ops.CreateIndexOp) or op.index_name != key_index(new):
+        return []
+    if indexed == new.key:
+        return []
+    before, after = (
+        ops.CreateIndexOp(
+            key_index(old), old.audit_table, [*key, "audit_id"], schema=old.audit_schema
+        )
+        for key in (indexed, new.key)
+    )
+    return [*([before.reverse()] if indexed else []), after]
 
 
 def _same(old: TypeEngine[Any], new: TypeEngine[Any]) -> bool:
