@@ -91,6 +91,32 @@ def rename(old: str, new: str, key: str, columns: list[str], secret: str, note: 
     )
 
 
+def parts(*key: str, **options: Any) -> Models:
+    """Return what makes a table of parts with this key."""
+
+    def make() -> sa.MetaData:
+        metadata = sa.MetaData()
+        columns = [sa.Column(name, sa.Integer, nullable=False) for name in ("id", "part")]
+        info = {"audit.options": {"enabled": True, **options}}
+        sa.Table("parts", metadata, *columns, sa.PrimaryKeyConstraint(*key), info=info)
+        return metadata
+
+    return make
+
+
+def rekeyed(text: str) -> str:
+    """Change the key of the table, which Alembic does not see."""
+    change = (
+        "    op.drop_constraint('parts_pkey', 'parts')\n"
+        "    op.create_primary_key('parts_pkey', 'parts', {})\n"
+    )
+    upgrade, downgrade = text.split("def downgrade")
+    end = "    # ### end"
+    upgrade = upgrade.replace(end, change.format(["id", "part"]) + end)
+    downgrade = downgrade.replace(end, change.format(["id"]) + end)
+    return f"{upgrade}def downgrade{downgrade}"
+
+
 RENAMES = [
     (("id", "number"), ("number", ["number", "email", "note"], "secret", "note")),
     (("email", "mail"), ("number", ["number", "mail", "note"], "secret", "note")),
@@ -126,6 +152,19 @@ JOURNEYS = [
         writes_after=WIDE,
         writes_back=(NARROW,),
         edit=cast_to_mood,
+    ),
+    *(
+        Journey(
+            f"rekey{name}",
+            parts("id"),
+            parts("id", "part", **options),
+            configure={"include_schemas": True},
+            writes_before=("INSERT INTO parts VALUES (1, 1)",),
+            writes_after=("UPDATE parts SET part = 2",),
+            writes_back=("UPDATE parts SET part = 3",),
+            edit=rekeyed,
+        )
+        for name, options in (("", {}), ("_and_move", {"schema_name": "aside"}))
     ),
     Journey(
         "rename_columns",

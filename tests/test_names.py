@@ -12,7 +12,7 @@ from alembic.util import CommandError
 from tests.conftest import Database
 from tests.journey import Journey, Models, history, still_recorded
 from tests.project import Project
-from tests.test_changes import INSERT, ON, UPDATE, account
+from tests.test_changes import INSERT, MOVED, ON, UPDATE, account
 from tests.test_columns import body
 from tools import postgres
 
@@ -143,6 +143,16 @@ JOURNEYS = [
         **moved("account", "customer"),
     ),
 ]
+JOURNEYS.append(
+    Journey(
+        "move_to_standard",
+        account(audit_columns="classic"),
+        account(naming=NAMES, schema_name="aside"),
+        configure={"include_schemas": True},
+        keeps=True,
+        **MOVED,
+    )
+)
 each = pytest.mark.parametrize("journey", JOURNEYS, ids=str)
 
 
