@@ -149,3 +149,24 @@ def test_begins_again(tmp_path: Path, database: Database) -> None:
     project.upgrade()
     assert [(True,)] == project.rows(GRANTED)
     assert [("I", "a@x"), ("D", "a@x!")] == project.rows(rows)
+
+
+def test_schema_of_somebody(tmp_path: Path, database: Database) -> None:
+    """A schema goes with the trail only if the migration made it and nothing else is in it."""
+    project = Project(tmp_path, database, include_schemas=True)
+    models = account(schema_name="aaa")
+    project.execute("CREATE SCHEMA aaa")
+    assert "audit_schema(" not in project.migrate(models())
+    project.downgrade()
+    assert "aaa" in snapshot(project.engine)["schemas"]
+
+    project.execute("DROP SCHEMA aaa")
+    project.forget()
+    project.migrate(models())
+    project.execute("CREATE TABLE aaa.somebody (id integer)")
+    project.downgrade()
+    assert "aaa.somebody" in snapshot(project.engine)["relations"]
+    project.upgrade()
+    project.execute("DROP TABLE aaa.somebody")
+    project.downgrade()
+    assert "aaa" not in snapshot(project.engine)["schemas"]
