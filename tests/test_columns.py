@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from tests.catalogs import snapshot
 from tests.conftest import Database
 from tests.journey import Journey, Models, history, still_recorded
 from tests.project import Project
@@ -292,3 +293,16 @@ def test_kept_wider(walk: Walk) -> None:
         "SELECT format_type(atttypid, atttypmod) FROM pg_attribute"
         " WHERE attrelid = 'account_audit'::regclass AND attname = 't'"
     )
+
+
+def test_index_left_by_classic(walk: Walk) -> None:
+    """An index that the classic layout left in place moves along, and is not made again."""
+    walk.to(parts("id"), "INSERT INTO parts VALUES (1, 1)")
+    walk.to(parts("id", audit_columns="classic"))
+    before = snapshot(walk.project.engine)["indexes"]
+    walk.project.config.attributes["configure"] = {"include_schemas": True}
+
+    text = walk.to(parts("id", schema_name="aside"), "DELETE FROM parts")
+    assert "op.create_index" not in text
+    walk.project.downgrade()
+    assert before == snapshot(walk.project.engine)["indexes"]

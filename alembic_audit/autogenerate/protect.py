@@ -81,7 +81,8 @@ def protect(
             indexes = [one.index_name for one in each if isinstance(one, ops.CreateIndexOp)]
             for one in each:
                 if name in moved:
-                    kept += _moved_index(one, *moved[name])
+                    there = _index_there(operations, moved[name][0], default_schema)
+                    kept += _moved_index(one, *moved[name], there)
                 elif isinstance(one, ops.DropIndexOp) and one.index_name in indexes:
                     kept.append(one)  # made anew, of other columns
                 else:
@@ -182,23 +183,36 @@ def _moved_columns(
     return made
 
 
-def _moved_index(op: MigrateOperation, old: AuditSpec, new: AuditSpec) -> list[MigrateOperation]:
+def _moved_index(
+    op: MigrateOperation, old: AuditSpec, new: AuditSpec, there: ops.DropIndexOp | None
+) -> list[MigrateOperation]:
     """Return what the index of an audit table that moves needs, where it does not just move along.
 
-    It is addressed under its old name, as the table is.
+    It is addressed under its old name, as the table is; *there* would drop the present one.
     """
-    indexed = old.key if old.audit_columns == "standard" else ()
     if not isinstance(op, ops.CreateIndexOp) or op.index_name != key_index(new):
         return []
-    if indexed == new.key:
+    columns = [*new.key, "audit_id"]
+    if there is not None and [column.name for column in there.to_index().columns] == columns:
         return []
-    before, after = (
-        ops.CreateIndexOp(
-            key_index(old), old.audit_table, [*key, "audit_id"], schema=old.audit_schema
-        )
-        for key in (indexed, new.key)
-    )
-    return [*([before.reverse()] if indexed else []), after]
+    made = ops.CreateIndexOp(key_index(old), old.audit_table, columns, schema=old.audit_schema)
+    return [*([] if there is None else [there]), made]
+
+
+def _index_there(
+    operations: Iterable[MigrateOperation], old: AuditSpec, default_schema: str
+) -> ops.DropIndexOp | None:
+    """Return what Alembic would drop the index of an audit table by, which is there if it would."""
+    table = (old.audit_schema or default_schema, old.audit_table)
+    for op in operations:
+        for one in op.ops if isinstance(op, ops.ModifyTableOps) else [op]:
+            if (
+                isinstance(one, ops.DropIndexOp)
+                and _name(one, default_schema) == table
+                and one.index_name == key_index(old)
+            ):
+                return one
+    return None
 
 
 def _same(old: TypeEngine[Any], new: TypeEngine[Any]) -> bool:
