@@ -103,8 +103,12 @@ def shorten(name: str) -> str:
     if len(name.encode()) <= MAX_IDENTIFIER_BYTES:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    head = name.encode()[: MAX_IDENTIFIER_BYTES - 9].decode(errors="ignore")
-    return f"{head}_{digest}"
+    return f"{cut(name, 9)}_{digest}"
+
+
+def cut(name: str, room: int) -> str:
+    """Return the beginning of *name* that leaves room for as many bytes."""
+    return name.encode()[: MAX_IDENTIFIER_BYTES - room].decode(errors="ignore")
 
 
 def conventional(

@@ -25,6 +25,11 @@ def text(kind: TypeEngine[Any]) -> str:
     return str(kind.compile(dialect=_PG))
 
 
+def catalog_text(kind: TypeEngine[Any]) -> str:
+    """Return a type that can be widened as PostgreSQL's ``format_type`` spells it."""
+    return text(kind).lower().replace("varchar", "character varying").replace(", ", ",")
+
+
 def aside(column: str, kind: TypeEngine[Any]) -> str:
     """Return what a column of a type is called when it is set aside, ``amount__text`` for one."""
     slug = re.sub(r"[^a-z0-9]+", "_", text(kind).lower()).strip("_")

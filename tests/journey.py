@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ class Journey:
         if not self.keeps:
             assert before == snapshot(project.engine)
         still_recorded(recorded, project)
+        self.clean_before(project)
 
         project.upgrade()
         if not self.keeps:
@@ -111,6 +113,7 @@ class Journey:
 
         project.downgrade()
         still_recorded(recorded, project)
+        self.clean_before(project)
         count = len(history(project))
         project.execute(*self.writes_back)
         if self.writes_back:
@@ -120,6 +123,10 @@ class Journey:
         project.upgrade()
         still_recorded(recorded, project)
         project.check(self.after())
+
+    def clean_before(self, project: Project) -> None:
+        """See that the models of state A have no more to change."""
+        assert [] == project.differences(self.before() if self.before else sa.MetaData())
 
     def run_offline(
         self, path: Path, server: postgres.Server, database: Database, twin: Database
@@ -184,9 +191,9 @@ def history(project: Project) -> list[Record]:
     records = []
     for (table,) in tables:
         for (row,) in project.rows(f"SELECT to_jsonb(r)::text FROM {table} AS r"):
-            values = json.loads(row)
+            values = json.loads(row, parse_float=Decimal)  # 12.50 is not 12.5
             time = values.pop("audit_operation_timestamp", None) or values.pop("audit_timestamp")
-            texts = (json.dumps(value) for value in values.values() if value is not None)
+            texts = (repr(value) for value in values.values() if value is not None)
             records.append((time, tuple(sorted(texts))))
     return sorted(records)
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
+from alembic.autogenerate import produce_migrations
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from tests.conftest import ASYNC, DRIVERS, Database
@@ -142,6 +144,19 @@ class Project:
         """`alembic check`; raises CommandError where something differs."""
         self.config.attributes["metadata"] = metadata
         command.check(self.config)
+
+    def differences(self, metadata: sa.MetaData) -> list[Any]:
+        """Return what autogenerate would change, whatever revision the database is at."""
+        opts = {
+            "target_metadata": metadata,
+            "autogenerate_plugins": ["alembic.autogenerate.*", "alembic_audit"],
+            **self.config.attributes["configure"],
+        }
+        with self.engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts=opts)
+            upgrade = produce_migrations(context, metadata).upgrade_ops
+            assert upgrade is not None
+            return upgrade.as_diffs()
 
     def migrate(self, metadata: sa.MetaData) -> str:
         """Autogenerate, upgrade, and see that nothing differs any more."""

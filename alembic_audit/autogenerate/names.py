@@ -12,13 +12,19 @@ from alembic_audit.spec import AuditSpec
 
 def table_of(op: MigrateOperation, default_schema: str) -> Name:
     """Return the table of an operation; of another tool's, whose names are none, ("", "")."""
+    schema, table = place_of(op)
+    return (schema or default_schema, table) if table else ("", "")
+
+
+def place_of(op: MigrateOperation) -> tuple[str | None, str]:
+    """Return the table of an operation, unresolved."""
     schema: Any = getattr(op, "schema", None)
     table: Any = getattr(op, "table_name", None)
     if isinstance(op, ops.CreateForeignKeyOp):
         schema, table = op.kw.get("source_schema"), op.source_table
     if not isinstance(table, str) or not isinstance(schema, str | None):
-        return ("", "")
-    return (schema or default_schema, table)
+        return (None, "")
+    return (schema, table)
 
 
 def source_of(spec: AuditSpec, default_schema: str) -> Name:

@@ -12,7 +12,7 @@ from alembic.operations import ops
 from alembic.operations.ops import MigrateOperation
 
 from alembic_audit import sql
-from alembic_audit.autogenerate.names import audit_of, source_of, table_of
+from alembic_audit.autogenerate.names import audit_of, place_of, source_of, table_of
 from alembic_audit.catalog import ORPHANED_FUNCTION, AuditState, Name
 from alembic_audit.operations import (
     AddAuditColumnOp,
@@ -131,7 +131,7 @@ class _Locks:
             for one in op.ops:
                 self.add(one)
             return
-        schema, table = getattr(op, "schema", None), getattr(op, "table_name", "")
+        schema, table = place_of(op)
         name = table_of(op, self.default_schema)
         if isinstance(op, ops.CreateTableOp):
             self.created.add(name)
@@ -148,8 +148,10 @@ class _Locks:
         elif isinstance(op, AddAuditColumnOp | AlterAuditColumnOp | NumberAuditTableOp):
             self._note(schema, table, _EXCLUSIVE, _EXCLUSIVE)
             self._note_source(name)
-        elif isinstance(op, ops.CreateIndexOp) and name in self.trails:
-            self._note(schema, table, _SHARE, _EXCLUSIVE)
+        elif isinstance(op, ops.CreateIndexOp | ops.DropIndexOp) and name in self.trails:
+            created = isinstance(op, ops.CreateIndexOp)
+            levels = (_SHARE, _EXCLUSIVE) if created else (_EXCLUSIVE, _SHARE)
+            self._note(schema, table, *levels)
             self._note_source(name)
         elif name in self.sources and not isinstance(op, ops.CreateTableOp):
             self._note(schema, table, _EXCLUSIVE, _EXCLUSIVE)

@@ -20,7 +20,7 @@ from alembic_audit.operations import (
     CreateAuditTableOp,
     NumberAuditTableOp,
 )
-from alembic_audit.spec import OWN_COLUMNS, AuditSpec
+from alembic_audit.spec import OWN_COLUMNS, AuditSpec, key_index
 from alembic_audit.sql import COMMENT
 
 _OWN = {name for names in OWN_COLUMNS.values() for name in names}
@@ -71,27 +71,33 @@ def protect(
             # Alembic renders Table.info, and a Column in it is a SyntaxError.
             op.info = {k: v for k, v in (op.info or {}).items() if not k.startswith("audit.")}
             if name in moved:
-                kept += _moved_columns(op, moved[name], dropped, default_schema, settings)
+                kept += _moved_columns(op, moved[name][0], dropped, default_schema, settings)
             else:
                 kept.append(CreateAuditTableOp.from_create_table(op) if name in known else op)
         elif name not in known:
             kept.append(op)
-        elif name in moved:
-            pass  # an index of it, which moves along
-        elif isinstance(op, ops.ModifyTableOps):
-            # Taken out of the container, so that render_as_batch puts nothing of ours in a batch.
-            former = _former_names(op)
-            _check_is_audit_table(op)
-            kept += [
-                AlterAuditColumnOp(op.table_name, old, schema=op.schema, new_column_name=own)
-                for own, old in former.items()
-            ]
-            for each in op.ops:
-                if isinstance(each, ops.AlterColumnOp) and _is_enum_of(each, sources.get(name)):
-                    each.modify_type = None
-                kept += _protected(each, name in new, {**settings, **former})
         else:
-            kept += _protected(op, name in new, settings)
+            # Taken out of the container, so that render_as_batch puts nothing of ours in a batch.
+            each = op.ops if isinstance(op, ops.ModifyTableOps) else [op]
+            if isinstance(op, ops.ModifyTableOps):
+                _check_is_audit_table(op)
+                former = _former_names(op)
+                settings = {**settings, **former}
+                kept += [
+                    AlterAuditColumnOp(op.table_name, old, schema=op.schema, new_column_name=own)
+                    for own, old in former.items()
+                ]
+            indexes = [one.index_name for one in each if isinstance(one, ops.CreateIndexOp)]
+            for one in each:
+                if name in moved:
+                    there = _index_there(operations, moved[name][0], default_schema)
+                    kept += _moved_index(one, *moved[name], there)
+                elif isinstance(one, ops.DropIndexOp) and one.index_name in indexes:
+                    kept.append(one)  # made anew, of other columns
+                else:
+                    if isinstance(one, ops.AlterColumnOp) and _is_enum_of(one, sources.get(name)):
+                        one.modify_type = None
+                    kept += _protected(one, name in new, settings)
     return kept
 
 
@@ -128,8 +134,8 @@ def _check_is_audit_table(op: ops.ModifyTableOps) -> None:
 
 def _moved(
     changes: Iterable[tuple[AuditSpec, AuditSpec]], new: Collection[Name], default_schema: str
-) -> dict[Name, AuditSpec]:
-    """Return, by the audit table that is to be, what the trail was until now."""
+) -> dict[Name, tuple[AuditSpec, AuditSpec]]:
+    """Return, by the audit table that is to be, what the trail was and what it is to be."""
     moved = {}
     for old, one in changes:
         before = audit_of(old, default_schema)
@@ -142,7 +148,7 @@ def _moved(
                 f"{'.'.join(after)}, where there is a table already; rename or drop that one by "
                 "hand, or give the audit table another name"
             )
-        moved[after] = old
+        moved[after] = (old, one)
     return moved
 
 
@@ -199,6 +205,38 @@ def _moved_columns(
         drop = ops.DropColumnOp.from_column_and_tablename(schema, table, column)
         made += _protected(drop, False, {})
     return made
+
+
+def _moved_index(
+    op: MigrateOperation, old: AuditSpec, new: AuditSpec, there: ops.DropIndexOp | None
+) -> list[MigrateOperation]:
+    """Return what the index of an audit table that moves needs, where it does not just move along.
+
+    It is addressed under its old name, as the table is; *there* would drop the present one.
+    """
+    if not isinstance(op, ops.CreateIndexOp) or op.index_name != key_index(new):
+        return []
+    columns = [*new.key, "audit_id"]
+    if there is not None and [column.name for column in there.to_index().columns] == columns:
+        return []
+    made = ops.CreateIndexOp(key_index(old), old.audit_table, columns, schema=old.audit_schema)
+    return [*([] if there is None else [there]), made]
+
+
+def _index_there(
+    operations: Iterable[MigrateOperation], old: AuditSpec, default_schema: str
+) -> ops.DropIndexOp | None:
+    """Return what Alembic would drop the index of an audit table by, which is there if it would."""
+    table = (old.audit_schema or default_schema, old.audit_table)
+    for op in operations:
+        for one in op.ops if isinstance(op, ops.ModifyTableOps) else [op]:
+            if (
+                isinstance(one, ops.DropIndexOp)
+                and table_of(one, default_schema) == table
+                and one.index_name == key_index(old)
+            ):
+                return one
+    return None
 
 
 def _same(old: TypeEngine[Any], new: TypeEngine[Any]) -> bool:

@@ -183,7 +183,9 @@ def _alter_column(operations: Operations, op: AlterAuditColumnOp) -> None:
     elif old is None or new is None:
         statement = history.set_nullable(*place) if op.nullable else history.set_not_null(*place)
     elif retype.widens(old, new):
-        statement = history.widen_audit_column(*place, new_type=retype.text(new))
+        statement = history.widen_audit_column(
+            *place, new_type=retype.text(new), existing_type=retype.catalog_text(old)
+        )
     elif retype.widens(new, old):
         statement = history.narrow_audit_column(*place, new_type=retype.text(new))
     else:

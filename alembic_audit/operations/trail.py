@@ -339,9 +339,9 @@ class RenameAuditedTableOp(MigrateOperation):
     ) -> None:
         """Rename an audited table; its trail goes on under the names of the new one.
 
-        Renamed are the table and its primary key, the audit table with its primary key, sequence
-        and indexes, the function and the triggers. Locks both tables ACCESS EXCLUSIVE. Refused
-        before anything changed where the trail is not the one that the arguments describe.
+        Renamed are the table, the audit table, their indexes and sequences that bear the table's
+        name, the function and the triggers. Locks both tables ACCESS EXCLUSIVE. Refused before
+        anything changed where the trail is not the one that the arguments describe.
 
         Args:
             operations: Given by Alembic.

@@ -405,12 +405,15 @@ def revoke_function(name: str) -> str:
 
 
 def _audit_table_privileges(audit: str) -> list[str]:
+    # One that holds records was there before, and what was granted on it is the user's.
+    new = f"      AND NOT EXISTS (SELECT FROM {audit})"
     return [
         "    UNION ALL",
         "    SELECT 'TABLE ', c.oid::pg_catalog.regclass::pg_catalog.text, c.relowner,",
         "      COALESCE(c.relacl, pg_catalog.acldefault('r', c.relowner))",
         "    FROM pg_catalog.pg_class AS c",
         f"    WHERE c.oid OPERATOR(pg_catalog.=) {literal(audit)}::pg_catalog.regclass",
+        new,
         "    UNION ALL",
         "    SELECT 'SEQUENCE ', c.oid::pg_catalog.regclass::pg_catalog.text, c.relowner,",
         "      COALESCE(c.relacl, pg_catalog.acldefault('s', c.relowner))",
@@ -419,6 +422,7 @@ def _audit_table_privileges(audit: str) -> list[str]:
         "      AND d.deptype OPERATOR(pg_catalog.=) 'i'",
         "    WHERE c.relkind OPERATOR(pg_catalog.=) 'S' AND d.refobjid",
         f"      OPERATOR(pg_catalog.=) {literal(audit)}::pg_catalog.regclass",
+        new,
     ]
 
 

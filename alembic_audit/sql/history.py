@@ -93,7 +93,7 @@ def retype_audit_column(
             "    EXECUTE pg_catalog.format('DROP INDEX %s', item.name);",
             "  END LOOP;",
             f"  ALTER TABLE {name} RENAME COLUMN {quote(column)} TO {quote(old_aside)};",
-            f"  IF {_has_column(name, new_aside)} THEN",
+            f"  IF {has_column(name, new_aside)} THEN",
             f"    ALTER TABLE {name} RENAME COLUMN {quote(new_aside)} TO {quote(column)};",
             "  ELSE",
             f"    ALTER TABLE {name} ADD COLUMN {quote(column)} {new_type};",
@@ -110,29 +110,63 @@ def retype_audit_column(
     )
 
 
-def widen_audit_column(table: str, column: str, schema: str, *, new_type: str) -> str:
-    """Return the statement that gives a column a type which holds all it held: no rewrite."""
-    return f"ALTER TABLE {qualify(schema, table)} ALTER COLUMN {quote(column)} TYPE {new_type}"
+def widen_audit_column(
+    table: str, column: str, schema: str, *, new_type: str, existing_type: str
+) -> str:
+    """Return the statement that gives a column a type which holds all it held: no rewrite.
+
+    A column that a downgrade kept wider may hold more than *existing_type*, a type as
+    ``format_type`` spells it; it stays as it is where a value needs that.
+    """
+    name = qualify(schema, table)
+    return _resized(
+        table,
+        column,
+        schema,
+        new_type,
+        [
+            "  IF EXISTS (",
+            "    SELECT FROM pg_catalog.pg_attribute",
+            f"    WHERE attrelid OPERATOR(pg_catalog.=) {literal(name)}::pg_catalog.regclass",
+            f"      AND attname OPERATOR(pg_catalog.=) {literal(column)}",
+            "      AND pg_catalog.format_type(atttypid, atttypmod)",
+            f"        OPERATOR(pg_catalog.=) {literal(existing_type)}",
+            "  ) THEN",
+            f"    {_set_type(name, column, new_type)};",
+            "    RETURN;",
+            "  END IF;",
+        ],
+    )
 
 
 def narrow_audit_column(table: str, column: str, schema: str, *, new_type: str) -> str:
     """Return the statement that takes a widening back, unless a value needs the wider type."""
+    return _resized(table, column, schema, new_type, [])
+
+
+def _set_type(name: str, column: str, new_type: str) -> str:
+    return f"ALTER TABLE {name} ALTER COLUMN {quote(column)} TYPE {new_type}"
+
+
+def _resized(table: str, column: str, schema: str, new_type: str, before: list[str]) -> str:
+    name = qualify(schema, table)
     kept = (
-        f"column {quote(column)} of audit table {qualify(schema, table)} holds values that are no "
-        f"{new_type}, and kept its type"
+        f"column {quote(column)} of audit table {name} holds values that are no {new_type}, and "
+        "kept its type"
     )
     return do_block(
         [
             "BEGIN",
+            *before,
             "  IF EXISTS (",
-            f"    SELECT FROM {qualify(schema, table)}",
+            f"    SELECT FROM {name}",
             f"    WHERE {quote(column)}::{new_type}::pg_catalog.text",
             f"      OPERATOR(pg_catalog.<>) {quote(column)}::pg_catalog.text",
             "  ) THEN",
             f"    RAISE NOTICE USING MESSAGE = {literal(kept)};",
             "    RETURN;",
             "  END IF;",
-            f"  {widen_audit_column(table, column, schema, new_type=new_type)};",
+            f"  {_set_type(name, column, new_type)};",
             "EXCEPTION WHEN data_exception THEN",
             f"  RAISE NOTICE USING MESSAGE = {literal(kept)};",
             "END",
@@ -170,7 +204,7 @@ def number_audit_table(table: str, schema: str) -> str:
     return do_block(
         [
             "BEGIN",
-            f"  IF {_has_column(name, 'audit_id')} THEN",
+            f"  IF {has_column(name, 'audit_id')} THEN",
             "    RETURN;",
             "  END IF;",
             f"  ALTER TABLE {name} ADD COLUMN audit_id pg_catalog.int8;",
@@ -198,7 +232,8 @@ def number_audit_table(table: str, schema: str) -> str:
     )
 
 
-def _has_column(name: str, column: str) -> str:
+def has_column(name: str, column: str) -> str:
+    """Return the condition that a table, qualified and quoted, has a column."""
     return (
         "EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid OPERATOR(pg_catalog.=) "
         f"{literal(name)}::pg_catalog.regclass AND attname OPERATOR(pg_catalog.=) "

@@ -3,6 +3,7 @@
 from alembic_audit import naming
 from alembic_audit.naming import literal, qualify, quote
 from alembic_audit.spec import AuditSpec, hash_column, key_index
+from alembic_audit.sql.history import has_column
 from alembic_audit.sql.text import audit_name, do_block, function_name, schemas, source_name
 
 
@@ -15,7 +16,10 @@ def audit_table(old: AuditSpec, new: AuditSpec, default_schema: str) -> list[str
             f"ALTER TABLE {qualify(before, old.audit_table)} SET SCHEMA {quote(after)}"
         )
     if old.audit_table != new.audit_table:
-        names = {key_index(old): key_index(new)}
+        names = {
+            key_index(old): key_index(new),
+            **_default_names(old.audit_table, new.audit_table, "_pkey", "_audit_id_seq"),
+        }
         statements += _renamed(after, old.audit_table, new.audit_table, names)
     name = audit_name(new, default_schema)
     columns = {setting.name: setting.column for setting in old.session_settings}
@@ -40,8 +44,9 @@ def function(old: AuditSpec, new: AuditSpec, default_schema: str) -> list[str]:
 
 
 def source_table(old: AuditSpec, new: AuditSpec, default_schema: str) -> list[str]:
-    """Return the statements that rename the audited table and its primary key."""
-    return _renamed(schemas(old, default_schema)[0], old.table, new.table, {}, primary_only=True)
+    """Return the statements that rename the audited table, its indexes and its sequences."""
+    names = _default_names(old.table, new.table, "_pkey")
+    return _renamed(schemas(old, default_schema)[0], old.table, new.table, names)
 
 
 def source_column(
@@ -51,10 +56,34 @@ def source_column(
     statements = [_rename_column(source_name(old, default_schema), column, renamed)]
     audit = audit_name(old, default_schema)
     if column in old.columns:
-        statements.append(_rename_column(audit, column, renamed))
+        statements.append(_rename_audit_column(audit, column, renamed))
     if column in old.hash_columns:
-        statements.append(_rename_column(audit, hash_column(column), hash_column(renamed)))
+        statements.append(_rename_audit_column(audit, hash_column(column), hash_column(renamed)))
     return statements
+
+
+def _rename_audit_column(audit: str, old: str, new: str) -> str:
+    """Rename a column of an audit table; one that was kept under the new name is set aside.
+
+    It is its own inverse: what was set aside comes back when its name is free again.
+    """
+    return do_block(
+        [
+            "BEGIN",
+            f"  IF {has_column(audit, new)} THEN",
+            f"    {_rename_column(audit, new, _former(new))};",
+            "  END IF;",
+            f"  {_rename_column(audit, old, new)};",
+            f"  IF {has_column(audit, _former(old))} THEN",
+            f"    {_rename_column(audit, _former(old), old)};",
+            "  END IF;",
+            "END",
+        ]
+    )
+
+
+def _former(column: str) -> str:
+    return naming.shorten(f"{column}__former")
 
 
 def reset_cache(audit: str) -> str:
@@ -73,19 +102,25 @@ def _rename_column(table: str, old: str, new: str) -> str:
     return f"ALTER TABLE {table} RENAME COLUMN {quote(old)} TO {quote(new)}"
 
 
-def _renamed(
-    schema: str, old: str, new: str, names: dict[str, str], *, primary_only: bool = False
-) -> list[str]:
+def _default_names(old: str, new: str, *suffixes: str) -> dict[str, str]:
+    """Return old to new name of what PostgreSQL itself names after a table, and cuts there."""
+    return {
+        naming.cut(old, len(suffix)) + suffix: naming.cut(new, len(suffix)) + suffix
+        for suffix in suffixes
+    }
+
+
+def _renamed(schema: str, old: str, new: str, names: dict[str, str]) -> list[str]:
     """Rename a table, then what bears its name, so that a new table may be called as it was.
 
-    *names* tells the names that follow no pattern; an index or sequence follows where the table's
-    name stands in its own, and a primary key always.
+    *names* tells names as they are and shall be; any other index or sequence follows where the
+    table's name stands in its own, between underscores, and there is room for the new one.
     """
     fixed = "".join(
         f" WHEN c.relname OPERATOR(pg_catalog.=) {literal(one)} THEN {literal(other)}"
         for one, other in names.items()
     )
-    place = f"pg_catalog.strpos(c.relname, {literal(old)})"
+    place = f"pg_catalog.strpos(pg_catalog.concat('_', c.relname, '_'), {literal(f'_{old}_')})"
     table = f"{literal(qualify(schema, new))}::pg_catalog.regclass"
     return [
         f"ALTER TABLE {qualify(schema, old)} RENAME TO {quote(new)}",
@@ -100,9 +135,6 @@ def _renamed(
                 f"      WHEN {place} OPERATOR(pg_catalog.>) 0 THEN pg_catalog.overlay(",
                 f"        c.relname::pg_catalog.text, {literal(new)}, {place},",
                 f"        pg_catalog.length({literal(old)}))",
-                "      WHEN i.indisprimary THEN "
-                + literal(naming.shorten(f"{new}_pkey"))
-                + "::pg_catalog.text",
                 "    END AS renamed",
                 "    FROM pg_catalog.pg_class AS c",
                 "    LEFT JOIN pg_catalog.pg_index AS i",
@@ -111,17 +143,16 @@ def _renamed(
                 "      ON d.objid OPERATOR(pg_catalog.=) c.oid",
                 "      AND d.classid OPERATOR(pg_catalog.=)",
                 "        'pg_catalog.pg_class'::pg_catalog.regclass",
-                "      AND d.deptype OPERATOR(pg_catalog.=) 'i'",
+                "      AND (d.deptype OPERATOR(pg_catalog.=) 'i'",
+                "        OR d.deptype OPERATOR(pg_catalog.=) 'a')",
                 "      AND c.relkind OPERATOR(pg_catalog.=) 'S'",
                 f"    WHERE i.indrelid OPERATOR(pg_catalog.=) {table}",
-                *(
-                    ["      AND i.indisprimary"]
-                    if primary_only
-                    else [f"      OR d.refobjid OPERATOR(pg_catalog.=) {table}"]
-                ),
+                f"      OR d.refobjid OPERATOR(pg_catalog.=) {table}",
                 "  LOOP",
                 "    CONTINUE WHEN item.renamed IS NULL",
-                "      OR item.renamed OPERATOR(pg_catalog.=) item.relname;",
+                "      OR item.renamed OPERATOR(pg_catalog.=) item.relname",
+                "      OR pg_catalog.octet_length(item.renamed)",
+                f"        OPERATOR(pg_catalog.>) {naming.MAX_IDENTIFIER_BYTES};",
                 "    EXECUTE pg_catalog.format(",
                 "      'ALTER %s %I.%I RENAME TO %I',",
                 "      CASE WHEN item.relkind OPERATOR(pg_catalog.=) 'S'",
