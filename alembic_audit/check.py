@@ -18,7 +18,8 @@ def check_trails(context: "EnvironmentContext | Any") -> None:
             alembic_audit.check_trails(context)
 
     With ``--sql`` the check is written into the script. With ``transaction_per_migration=True`` the
-    migrations are committed when it runs, so that it can only report.
+    migrations are committed when it runs, so that it can only report. ``alembic check`` and
+    ``alembic revision`` run no migration, and do not fail here.
 
     Args:
         context: ``alembic.context``.
@@ -34,7 +35,8 @@ def check_trails(context: "EnvironmentContext | Any") -> None:
     from alembic_audit.sql import check
 
     migration = context.get_context()
-    if migration.dialect.name != "postgresql":
+    # Alembic says where to only if it runs migrations: a broken trail can be looked at and mended.
+    if migration.dialect.name != "postgresql" or "destination_rev" not in migration.opts:
         return
     try:
         Operations(migration).execute(verbatim(check.broken_trails()))
