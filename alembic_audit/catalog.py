@@ -81,8 +81,8 @@ _FUNCTIONS = sa.text(
 
 _TRIGGERS = sa.text(
     """
-    SELECT t.tgname, n.nspname, c.relname, t.tgfoid, t.tgtype, t.tgenabled::pg_catalog.text,
-      t.tgparentid <> 0 AS cloned,
+    SELECT t.oid, t.tgname, n.nspname, c.relname, t.tgfoid, t.tgtype,
+      t.tgenabled::pg_catalog.text, t.tgparentid AS parent,
       (t.tgqual IS NULL AND t.tgnargs = 0 AND t.tgattr::pg_catalog.text = ''
         AND t.tgconstraint = 0 AND t.tgoldtable IS NULL AND t.tgnewtable IS NULL) AS plain,
       pg_catalog.pg_get_triggerdef(t.oid) AS definition,
@@ -306,7 +306,7 @@ def _sort_out(
     elsewhere: list[tuple[AuditSpec, sa.Row[Any]]] = []
     for row in functions:
         name = (row.nspname, row.proname)
-        own = [trigger for trigger in triggers.get(row.oid, ()) if not trigger.cloned]
+        own = [trigger for trigger in triggers.get(row.oid, ()) if not trigger.parent]
         try:
             spec = AuditSpec.from_body(row.prosrc)
         except NewerSpecError as error:
@@ -381,7 +381,7 @@ def _foreign(row: sa.Row[Any]) -> ForeignTrigger:
 
 def _table_of(spec: AuditSpec | None, triggers: Sequence[sa.Row[Any]], default_schema: str) -> Name:
     for row in triggers:
-        if not row.cloned:
+        if not row.parent:
             return (row.nspname, row.relname)
     assert spec is not None  # without a header a trigger is what made it a stray
     return (text.schemas(spec, default_schema)[0], spec.table)
@@ -395,21 +395,22 @@ def _restore(row: sa.Row[Any], triggers: Sequence[sa.Row[Any]]) -> tuple[str, ..
             name, row.prosrc, definer=row.prosecdef, settings=row.proconfig or (), new=True
         ),
         sql.revoke_function(name),
-        *(f"GRANT EXECUTE ON FUNCTION {name}() TO {grantee}" for grantee in row.grantees),
     ]
-    if row.owner != row.me:
-        made.append(f"ALTER FUNCTION {name}() OWNER TO {quote(row.owner)}")
-    for trigger in triggers:
-        if not trigger.cloned:
+    for trigger in sorted(triggers, key=lambda row: bool(row.parent)):
+        if not trigger.parent:
             made.append(text.printable(_definition(trigger.definition, name)))
         if trigger.tgenabled != "O":
             made.append(_set_state(trigger))
+    if row.owner != row.me:
+        made.append(f"ALTER FUNCTION {name}() OWNER TO {quote(row.owner)}")
+    made += (f"GRANT EXECUTE ON FUNCTION {name}() TO {grantee}" for grantee in row.grantees)
     return tuple(made)
 
 
 def _set_state(row: sa.Row[Any]) -> str:
+    # ONLY: every partition has a state of its own.
     table = qualify(row.nspname, row.relname)
-    return f"ALTER TABLE {table} {_STATES[row.tgenabled]} TRIGGER {quote(row.tgname)}"
+    return f"ALTER TABLE ONLY {table} {_STATES[row.tgenabled]} TRIGGER {quote(row.tgname)}"
 
 
 class _State:
@@ -433,6 +434,8 @@ class _State:
         self.audit_name = (audit, spec.audit_table)
         self.orphaned = self.source_name not in relations
         self.audit = relations.get(self.audit_name)
+        self.missing = _missing(spec.audit_column_names, self.audit)
+        self.incomplete = self.missing or _missing(spec.stored, relations.get(self.source_name))
         self.drift: list[Drift] = []
         self.found: list[str] = []
 
@@ -440,6 +443,7 @@ class _State:
         """Return the state; *headless* says that the function has no header."""
         self._compare_function(headless)
         self._compare_owners()
+        self._compare_grants()
         self._compare_audit_table()
         if self.orphaned:
             table = qualify(*self.source_name)
@@ -451,7 +455,7 @@ class _State:
             self.audit is None,
             tuple(self.drift),
             self._owners(),
-            _restore(self.row, self.triggers) if self.orphaned or self.audit is None else (),
+            _restore(self.row, self.triggers) if self.incomplete else (),
         )
 
     def _drifted(self, kind: str, detail: str, *found: str) -> None:
@@ -476,11 +480,13 @@ class _State:
                     name, row.prosrc, definer=row.prosecdef, settings=row.proconfig or ()
                 )
             )
-        for grantee in row.grantees:
+
+    def _compare_grants(self) -> None:
+        for grantee in self.row.grantees:
             self._drifted(
                 EXECUTE_GRANTED,
-                f"{grantee} may execute {name}",
-                f"GRANT EXECUTE ON FUNCTION {name}() TO {grantee}",
+                f"{grantee} may execute {self.name}",
+                f"GRANT EXECUTE ON FUNCTION {self.name}() TO {grantee}",
             )
 
     def _compare_owners(self) -> None:
@@ -513,11 +519,10 @@ class _State:
         if self.audit is None:
             self._drifted(AUDIT_TABLE_MISSING, f"audit table {name} is gone")
             return
-        for column in self.spec.audit_column_names:
-            if column not in self.audit.columns:
-                self._drifted(
-                    AUDIT_COLUMN_MISSING, f"column {quote(column)} of audit table {name} is gone"
-                )
+        for column in self.missing:
+            self._drifted(
+                AUDIT_COLUMN_MISSING, f"column {quote(column)} of audit table {name} is gone"
+            )
         if self.audit.seqcache not in (None, 1):
             sequence = qualify(self.audit.sequence_schema, self.audit.sequence)
             self._drifted(
@@ -531,33 +536,34 @@ class _State:
             name: _trigger_type(self.spec, kind) for kind, name in self.spec.trigger_names.items()
         }
         normal = "A" if self.spec.always else "O"
-        for row in self.triggers:
+        parents = {row.oid: row.parent for row in self.triggers}
+        # By trigger, the state that is meant, and the one in which the statements make it.
+        states: dict[int, tuple[str, str]] = {}
+        for row in sorted(self.triggers, key=lambda row: bool(row.parent)):
             table = qualify(row.nspname, row.relname)
             trigger = f"trigger {quote(row.tgname)} on {table}"
-            if row.cloned:
-                if row.tgenabled != normal:
-                    self._state(DISABLED_ON_PARTITION, trigger, row)
+            if row.parent:
+                oid = row.parent
+                while parents[oid]:
+                    oid = parents[oid]
+                self._compare_state(row, trigger, *states[oid])
                 continue
             definition = _definition(row.definition, self.name)
             ours = (row.nspname, row.relname) == self.source_name
-            if ours and row.tgname in wanted:
-                if wanted.pop(row.tgname) != row.tgtype or not row.plain:
-                    self._drifted(
-                        TRIGGER_RETIMED,
-                        f"{trigger} is now: {row.definition}",
-                        f"DROP TRIGGER {quote(row.tgname)} ON {table}",
-                        definition,
-                    )
-                if row.tgenabled != normal:
-                    lost = normal == "A" and row.tgenabled == "O"
-                    self._state(ENABLE_ALWAYS_LOST if lost else TRIGGER_DISABLED, trigger, row)
-                elif normal == "A" and definition in self.found:
-                    self.found.append(_set_state(row))
-                continue
-            kind = SECOND_TRIGGER if ours else TRIGGER_ELSEWHERE
-            self._drifted(kind, f"{trigger} calls {self.name} too", definition)
-            if row.tgenabled != "O":
-                self._state(TRIGGER_DISABLED, trigger, row)
+            states[row.oid] = (normal, normal)
+            if not ours or row.tgname not in wanted:
+                kind = SECOND_TRIGGER if ours else TRIGGER_ELSEWHERE
+                self._drifted(kind, f"{trigger} calls {self.name} too", definition)
+                states[row.oid] = ("O", "O")
+            elif wanted.pop(row.tgname) != row.tgtype or not row.plain:
+                self._drifted(
+                    TRIGGER_RETIMED,
+                    f"{trigger} is now: {row.definition}",
+                    f"DROP TRIGGER {quote(row.tgname)} ON {table}",
+                    definition,
+                )
+                states[row.oid] = (normal, "O")
+            self._compare_state(row, trigger, *states[row.oid])
         for name in wanted:
             table = qualify(*self.source_name)
             drop = f"DROP TRIGGER {quote(name)} ON {table}"
@@ -566,8 +572,21 @@ class _State:
             else:
                 self._drifted(TRIGGER_MISSING, f"trigger {quote(name)} on {table} is gone", drop)
 
-    def _state(self, kind: str, trigger: str, row: sa.Row[Any]) -> None:
-        self._drifted(kind, f"{trigger} is in state {_STATES[row.tgenabled]}", _set_state(row))
+    def _compare_state(self, row: sa.Row[Any], trigger: str, meant: str, made: str) -> None:
+        if row.tgenabled != meant:
+            kind = ENABLE_ALWAYS_LOST if (meant, row.tgenabled) == ("A", "O") else TRIGGER_DISABLED
+            self._drifted(
+                DISABLED_ON_PARTITION if row.parent else kind,
+                f"{trigger} is in state {_STATES[row.tgenabled]}",
+                _set_state(row),
+            )
+        elif meant != made:
+            self.found.append(_set_state(row))
+
+
+def _missing(columns: Sequence[str], relation: sa.Row[Any] | None) -> list[str]:
+    """Return the columns that a table does not have; all of them where there is no table."""
+    return [one for one in columns if relation is None or one not in relation.columns]
 
 
 def _trigger_type(spec: AuditSpec, kind: str) -> int:

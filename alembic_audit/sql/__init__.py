@@ -408,7 +408,7 @@ def restore_function(
         text: ``pg_proc.prosrc``.
         definer: ``pg_proc.prosecdef``.
         settings: ``pg_proc.proconfig``, entries ``name=value``.
-        new: There is no such function now.
+        new: There is no such function now, and maybe no table that it declares variables by.
     """
     clauses = ""
     for entry in settings:
@@ -417,7 +417,24 @@ def restore_function(
         shown = value if setting in _QUOTED_LISTS and value else literal(value)
         clauses += f" SET {setting} TO {shown}"
     verb = NEW_FUNCTION if new else REPLACE_FUNCTION
-    return printable(function(name, text, verb=verb, definer=definer, options=clauses))
+    statement = function(name, text, verb=verb, definer=definer, options=clauses)
+    return printable(_unchecked(statement) if new else statement)
+
+
+def _unchecked(statement: str) -> str:
+    """Return the statement that makes a function without compiling it."""
+    setting = literal("check_function_bodies")
+    return do_block(
+        [
+            "DECLARE",
+            f"  former pg_catalog.text := pg_catalog.current_setting({setting});",
+            "BEGIN",
+            f"  PERFORM pg_catalog.set_config({setting}, 'off', true);",
+            f"  EXECUTE {dollar_quote(statement)};",
+            f"  PERFORM pg_catalog.set_config({setting}, former, true);",
+            "END",
+        ]
+    )
 
 
 _QUOTED_LISTS = frozenset(
