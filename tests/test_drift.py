@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.util import CommandError
 
 from alembic_audit import catalog
@@ -90,6 +91,13 @@ class Case:
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def broken(self) -> bool:
+        """Whether the next write would fail."""
+        gone = {catalog.AUDIT_TABLE_MISSING, catalog.AUDIT_COLUMN_MISSING}
+        never_called = {catalog.ORPHANED_FUNCTION, catalog.TRIGGER_DISABLED}
+        return bool(gone & set(self.kinds)) and not never_called & set(self.kinds)
+
     def models(self, audited: bool = True) -> sa.MetaData:
         """Return what is declared, with the audit or without."""
         partitioned = self.options.get("partitioned", False)
@@ -110,6 +118,7 @@ def not_a_partition(name: str | None, kind: str, parents: Any) -> bool:
 
 
 ROW = 'DROP TRIGGER "00_audit_account" ON account'
+MADE = ("FUNCTIONS", "TABLES", "SEQUENCES")
 PARTITIONS = (
     "CREATE TABLE part_1 PARTITION OF account FOR VALUES FROM (0) TO (10)",
     "CREATE TABLE part_2 PARTITION OF account FOR VALUES FROM (10) TO (20) PARTITION BY LIST (id)",
@@ -379,6 +388,17 @@ def complaint(project: Project, metadata: sa.MetaData) -> str:
     return str(caught.value)
 
 
+def undo(case: Case, project: Project) -> None:
+    """Downgrade; the line in env.py refuses to bring a trail back that is broken."""
+    if case.broken:
+        before = snapshot(project.engine)
+        with pytest.raises(CommandError, match=r"audit table public\.account_audit of public\."):
+            project.downgrade()
+        assert before == snapshot(project.engine)
+        project.config.attributes["check_trails"] = False
+    project.downgrade()
+
+
 @pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_drift(case: Case, tmp_path: Path, server: postgres.Server, database: Database) -> None:
@@ -400,7 +420,7 @@ def test_drift(case: Case, tmp_path: Path, server: postgres.Server, database: Da
     assert EMPTY == project.revision(case.models())
     project.forget()
 
-    project.downgrade()
+    undo(case, project)
     assert drifted == snapshot(project.engine)
 
     script = tmp_path / "script.sql"
@@ -427,7 +447,7 @@ def test_drift_of_a_trail_that_ends(
     assert EMPTY == project.revision(case.models(audited=False))
     project.forget()
 
-    project.downgrade()
+    undo(case, project)
     assert drifted == snapshot(project.engine)
 
     script = tmp_path / "script.sql"
@@ -446,6 +466,68 @@ def test_every_kind_is_tested() -> None:
     } - {catalog.HEADER}
 
     assert kinds == {kind for case in CASES for kind in case.kinds}
+
+
+def test_audit_table_made_anew(tmp_path: Path, server: postgres.Server, database: Database) -> None:
+    """Nobody but the owner has a privilege on it, whatever default privileges say."""
+    project = Project(tmp_path, database)
+    project.migrate(models())
+    meant = snapshot(project.engine)
+    acl = meant["relations"]["public.account_audit"]["acl"]
+    assert all(one.startswith("postgres ") for one in acl)
+    project.execute(
+        "DROP TABLE account_audit",
+        *(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON {kind} TO PUBLIC" for kind in MADE),
+        *(
+            f"ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON {kind} TO PUBLIC"
+            for kind in MADE
+        ),
+    )
+    drifted = snapshot(project.engine)
+
+    text = project.migrate(models())
+    assert "replaces={'audit_table_missing': True}" in text
+    assert meant == snapshot(project.engine)
+
+    project.config.attributes["check_trails"] = False
+    project.downgrade()
+    assert drifted == snapshot(project.engine)
+    psql(server, database, tmp_path / "script.sql", project.sql("upgrade", "0001:0002"))
+    assert meant == snapshot(project.engine)
+
+
+def test_audit_table_made_anew_with_records(tmp_path: Path, database: Database) -> None:
+    """It goes on recording after the downgrade that would drop it: its records stay."""
+    project = Project(tmp_path, database)
+    project.migrate(models())
+    meant = snapshot(project.engine)
+    project.execute("DROP TABLE account_audit")
+    project.migrate(models())
+    project.execute("INSERT INTO account VALUES (1, 'a')")
+
+    project.downgrade()
+    assert meant == snapshot(project.engine)
+    project.execute("INSERT INTO account VALUES (2, 'b')")
+    project.upgrade()
+    project.execute("INSERT INTO account VALUES (3, 'c')")
+    expected = [(1, 1), (2, 2), (3, 3)]
+    assert expected == project.rows("SELECT audit_id, id FROM account_audit ORDER BY 1")
+    project.check(models())
+
+
+def test_broken_trail_is_looked_at(tmp_path: Path, database: Database) -> None:
+    """The line in env.py lets check and revision see a broken trail, and no migration pass."""
+    project = Project(tmp_path, database)
+    project.migrate(models())
+    project.execute("ALTER TABLE account_audit DROP COLUMN email")
+    drifted = snapshot(project.engine)
+
+    assert f"{catalog.AUDIT_COLUMN_MISSING}: " in complaint(project, models())
+    command.revision(project.config, "unrelated", rev_id="0002")
+    with pytest.raises(CommandError, match=r"account_audit of public\.account has no column email"):
+        project.upgrade()
+    assert [("0001",)] == project.rows("SELECT version_num FROM alembic_version")
+    assert drifted == snapshot(project.engine)
 
 
 def test_drift_and_a_changed_option(tmp_path: Path, database: Database) -> None:
