@@ -55,7 +55,15 @@ _FUNCTIONS = sa.text(
     FROM pg_catalog.pg_proc AS p
     JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
     WHERE p.prorettype = 'pg_catalog.trigger'::pg_catalog.regtype
-      AND n.nspname = ANY (:schemas)
+      AND (
+        n.nspname = ANY (:schemas)
+        OR pg_catalog.starts_with(p.prosrc, :header) AND EXISTS (
+          SELECT FROM pg_catalog.pg_trigger AS t
+          JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
+          JOIN pg_catalog.pg_namespace AS tn ON tn.oid = c.relnamespace
+          WHERE t.tgfoid = p.oid AND t.tgparentid = 0 AND tn.nspname = ANY (:schemas)
+        )
+      )
       AND (
         pg_catalog.starts_with(p.prosrc, :header)
         OR p.proname = ANY (:names)
@@ -303,35 +311,42 @@ def _sort_out(
     taken: _Taken = {}
     strays: list[tuple[AuditSpec | None, sa.Row[Any]]] = []
     newer: dict[str, str] = {}
-    elsewhere: list[tuple[AuditSpec, sa.Row[Any]]] = []
+    others: list[tuple[AuditSpec | None, sa.Row[Any]]] = []
     for row in functions:
-        name = (row.nspname, row.proname)
-        own = [trigger for trigger in triggers.get(row.oid, ()) if not trigger.parent]
         try:
             spec = AuditSpec.from_body(row.prosrc)
         except NewerSpecError as error:
-            newer[qualify(*name)] = str(error)
+            newer[qualify(row.nspname, row.proname)] = str(error)
             continue
+        if spec is not None:
+            source, audit = text.schemas(spec, default_schema)
+            if (audit, spec.function) == (row.nspname, row.proname):
+                taken[(source, spec.table)] = (spec, row, False)
+                continue
+        others.append((spec, row))
+    for spec, row in others:
+        own = [trigger for trigger in triggers.get(row.oid, ()) if not trigger.parent]
+        meant = by_name.get((row.nspname, row.proname))
+        if meant is not None and _calls_by_our_trigger(meant, own, default_schema):
+            name = (text.schemas(meant, default_schema)[0], meant.table)
+            if name not in taken:
+                taken[name] = (meant, row, spec is None)
+                continue
         if spec is None:
-            spec = by_name.get(name)
-            if spec is not None and _calls_by_our_trigger(spec, own, default_schema):
-                taken[(text.schemas(spec, default_schema)[0], spec.table)] = (spec, row, True)
-            elif own and all(one.tgname.startswith(tuple(filter(None, prefixes))) for one in own):
+            if own and all(one.tgname.startswith(tuple(filter(None, prefixes))) for one in own):
                 strays.append((None, row))
-            continue  # or somebody else's function of that name
+            continue  # or somebody else's function
         source, audit = text.schemas(spec, default_schema)
-        if (audit, spec.function) == name:
-            taken[(source, spec.table)] = (spec, row, False)
-        elif audit == row.nspname or spec.audit_schema is not None:
-            elsewhere.append((spec, row))
-        # Otherwise a copy in another schema, of another tenant.
-    for spec, row in elsewhere:
-        source, audit = text.schemas(spec, default_schema)
-        renamed = dataclasses.replace(spec, function=row.proname)
-        if audit == row.nspname and (source, spec.table) not in taken:
-            taken[(source, spec.table)] = (renamed, row, False)
-        else:
+        name = (source, spec.table)
+        if audit == row.nspname and name not in taken:
+            taken[name] = (dataclasses.replace(spec, function=row.proname), row, False)
+        elif (
+            audit == row.nspname
+            or spec.audit_schema is not None
+            or any((one.nspname, one.relname) == name for one in own)
+        ):
             strays.append((spec, row))
+        # Otherwise a copy in another schema, of another tenant.
     return taken, strays, newer
 
 
@@ -436,6 +451,8 @@ class _State:
         self.audit = relations.get(self.audit_name)
         self.missing = _missing(spec.audit_column_names, self.audit)
         self.incomplete = self.missing or _missing(spec.stored, relations.get(self.source_name))
+        header = AuditSpec.from_body(row.prosrc)
+        self.displaced = header is not None and header.function != row.proname
         self.drift: list[Drift] = []
         self.found: list[str] = []
 
@@ -455,7 +472,7 @@ class _State:
             self.audit is None,
             tuple(self.drift),
             self._owners(),
-            _restore(self.row, self.triggers) if self.incomplete else (),
+            _restore(self.row, self.triggers) if self.incomplete or self.displaced else (),
         )
 
     def _drifted(self, kind: str, detail: str, *found: str) -> None:

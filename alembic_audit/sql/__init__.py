@@ -155,8 +155,12 @@ def drop(source: str, function: str, audit_table: str) -> list[str]:
                 "    SELECT FROM pg_catalog.pg_proc",
                 f"    WHERE oid OPERATOR(pg_catalog.=) {_regprocedure(function)}",
                 f"      AND pg_catalog.starts_with(prosrc, {literal(HEADER)})",
-                "      AND pg_catalog.strpos(pg_catalog.split_part(prosrc, pg_catalog.chr(10), 1),",
-                f"        {literal(named)}) OPERATOR(pg_catalog.=) 0",
+                *(
+                    "      AND pg_catalog.strpos(pg_catalog.split_part(prosrc, "
+                    f"pg_catalog.chr(10), 1),\n        {literal(part)}) "
+                    f"OPERATOR(pg_catalog.{comparison}) 0"
+                    for part, comparison in (('"audit_table":', ">"), (named, "="))
+                ),
                 "  ) THEN",
                 "    RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',",
                 f"      MESSAGE = {literal(f'{message}{source}; nothing was dropped')},",
