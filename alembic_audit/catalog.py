@@ -7,7 +7,7 @@ anything but DROP of the object itself waits for.
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -150,7 +150,14 @@ _RELATIONS = sa.text(
 _EVENT_BITS = {"insert": 4, "delete": 8, "update": 16, "truncate": 32}
 _ROW_BIT, _NOT_AFTER_BITS = 1, 66
 _STATES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
-_INSERTS = re.compile(r"insert\s+into\s+([^\s(]+)", re.IGNORECASE)
+_COMMENT = r"--[^\n]*|/\*.*?\*/"
+_SPACE = rf"(?:\s|{_COMMENT})"
+_IDENTIFIER = r'("(?:[^"]|"")+"|[^\s"().;,\']+)'
+_INSERTS = re.compile(
+    rf"{_COMMENT}|\b(?:insert|merge){_SPACE}+into{_SPACE}+{_IDENTIFIER}"
+    rf"(?:{_SPACE}*\.{_SPACE}*{_IDENTIFIER})?",
+    re.IGNORECASE | re.DOTALL,
+)
 
 Name = tuple[str, str]
 """Schema and name, resolved."""
@@ -226,13 +233,14 @@ class ForeignTrigger:
     Attributes:
         table: The table it is on.
         name: The trigger.
-        inserts_into: The tables that its function names after INSERT INTO, as written, unquoted.
+        inserts_into: The tables that its function names after INSERT or MERGE INTO, with the
+            schema where it is written.
         after_row: It is an AFTER ROW trigger.
     """
 
     table: Name
     name: str
-    inserts_into: tuple[str, ...]
+    inserts_into: tuple[tuple[str | None, str], ...]
     after_row: bool
 
 
@@ -386,12 +394,23 @@ def _foreign(row: sa.Row[Any]) -> ForeignTrigger:
     return ForeignTrigger(
         (row.nspname, row.relname),
         row.tgname,
-        tuple(
-            name.rpartition(".")[2].replace('"', "")
-            for name in _INSERTS.findall(row.foreign_source)
-        ),
+        tuple(_inserts_into(row.foreign_source)),
         bool(row.tgtype & _ROW_BIT) and not row.tgtype & _NOT_AFTER_BITS,
     )
+
+
+def _inserts_into(source: str) -> Iterator[tuple[str | None, str]]:
+    for match in _INSERTS.finditer(source):
+        first, second = match.groups()
+        if first is not None:
+            yield (None, _folded(first)) if second is None else (_folded(first), _folded(second))
+
+
+def _folded(identifier: str) -> str:
+    """Return an identifier as PostgreSQL reads it."""
+    if identifier.startswith('"'):
+        return identifier[1:-1].replace('""', '"')
+    return identifier.lower()
 
 
 def _table_of(spec: AuditSpec | None, triggers: Sequence[sa.Row[Any]], default_schema: str) -> Name:

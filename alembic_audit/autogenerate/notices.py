@@ -9,6 +9,7 @@ from alembic.operations.ops import MigrateOperation
 from alembic.util import CommandError
 
 from alembic_audit.autogenerate import render
+from alembic_audit.autogenerate.protect import is_audit_table
 from alembic_audit.catalog import ForeignTrigger, Name
 from alembic_audit.operations import (
     CreateAuditTriggerOp,
@@ -31,7 +32,12 @@ def stop_at_second_trails(
     """
     for trigger in foreign:
         spec = declared.get(trigger.table)
-        if spec is not None and spec.audit_table in trigger.inserts_into:
+        if spec is None:
+            continue
+        audit = {
+            (schema, spec.audit_table) for schema in (None, spec.audit_schema or default_schema)
+        }
+        if audit & set(trigger.inserts_into):
             raise CommandError(
                 f"trigger {trigger.name!r} on {display_name(spec)}, which is not ours, inserts "
                 f"into the audit table {spec.audit_table!r}: every change would be recorded twice. "
@@ -50,7 +56,11 @@ def log_kept(
     moved = {(old.audit_schema or default_schema, old.audit_table) for old, _ in changes}
     for op in operations:
         name = (getattr(op, "schema", None) or default_schema, getattr(op, "table_name", ""))
-        if isinstance(op, ops.DropTableOp) and name in set(audit_tables) - moved:
+        if (
+            isinstance(op, ops.DropTableOp)
+            and name not in moved
+            and (name in audit_tables or is_audit_table(op.to_table()))
+        ):
             log.info("Kept audit table %s: its records go only when a person drops them", name[1])
 
 
