@@ -1,0 +1,182 @@
+"""Any sequence of changes by hand is mended by one migration and brought back by its downgrade."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from tests.catalogs import snapshot
+from tests.conftest import Database
+from tests.journey import EMPTY
+from tests.project import Project
+from tests.test_drift import models, reader
+from tools import postgres
+
+__all__ = ["reader"]  # a fixture
+
+Change = tuple[str, str]
+"""SQL with $function for the function, and what a body is edited to hold."""
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "always": {"always": True, "session_settings": [sa.Column("who", sa.Text)]},
+    "owner": {"owner": 'audit "reader"', "operations": ["insert", "truncate"]},
+}
+ROW, TRUNCATE = '"00_audit_account"', '"00_audit_account_truncate"'
+STATEMENTS = [
+    *(
+        statement
+        for name in (ROW, TRUNCATE)
+        for statement in (
+            f"DROP TRIGGER {name} ON account",
+            f"ALTER TABLE account DISABLE TRIGGER {name}",
+            f"ALTER TABLE account ENABLE REPLICA TRIGGER {name}",
+            f"ALTER TABLE account ENABLE ALWAYS TRIGGER {name}",
+            f"ALTER TABLE account ENABLE TRIGGER {name}",
+            f'ALTER TRIGGER {name} ON account RENAME TO "Other\t1"',
+        )
+    ),
+    f"CREATE OR REPLACE TRIGGER {ROW} AFTER UPDATE OF id ON account FOR EACH ROW"
+    " WHEN (OLD.id = 1) EXECUTE FUNCTION $function()",
+    "CREATE TRIGGER more AFTER DELETE ON account FOR EACH ROW EXECUTE FUNCTION $function()",
+    "CREATE TRIGGER more AFTER INSERT ON other FOR EACH ROW EXECUTE FUNCTION $function()",
+    "ALTER TABLE other DISABLE TRIGGER ALL",
+    "ALTER FUNCTION $function SECURITY INVOKER",
+    "ALTER FUNCTION $function SET search_path = public, pg_temp",
+    "ALTER FUNCTION $function SET audit.note = 'it''s \\ $audit$ 5 %%'",
+    "ALTER FUNCTION $function OWNER TO CURRENT_USER",
+    'ALTER FUNCTION $function RENAME TO "other %%s"',
+    "GRANT EXECUTE ON FUNCTION $function TO PUBLIC",
+    'GRANT EXECUTE ON FUNCTION $function TO "audit ""reader""" WITH GRANT OPTION',
+    "ALTER TABLE account_audit OWNER TO CURRENT_USER",
+    "ALTER TABLE account_audit DROP COLUMN email",
+    "ALTER TABLE account_audit DROP COLUMN audit_who",
+    "ALTER TABLE account_audit DROP COLUMN audit_transaction_id",
+    "ALTER TABLE account DROP COLUMN email",
+    "ALTER SEQUENCE account_audit_audit_id_seq CACHE 7",
+    "DROP TABLE account_audit",
+    "DROP TABLE account",
+]
+EDITS = ["header", "comment", "code"]
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> Change:
+    """A statement, or an edit of the body with any text in it."""
+    if draw(st.integers(0, 4)):
+        return draw(st.sampled_from(STATEMENTS)), ""
+    text = draw(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8))
+    return draw(st.sampled_from(EDITS)), text
+
+
+def edit(body: str, kind: str, text: str) -> str:
+    if kind == "header":
+        return body.partition("\n")[2] + text
+    if kind == "comment":
+        return body.replace("BEGIN\n", f"BEGIN /* {text.replace('*', '')} */\n", 1)
+    return body.replace("  RETURN NULL;\nEND", f"  PERFORM '{text.replace(chr(39), '')}';\nEND")
+
+
+def apply(project: Project, done: Sequence[Change]) -> None:
+    """Do what can be done of it."""
+    for statement, text in done:
+        with project.engine.connect() as connection, connection.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_catalog.format('%I.%I', n.nspname, p.proname), p.prosrc FROM pg_proc AS"
+                " p JOIN pg_namespace AS n ON n.oid = p.pronamespace WHERE p.prosrc ~ "
+                "'INSERT INTO .public.\\..account_audit.'"
+            )
+            ((function, body),) = cursor.fetchall()
+            with suppress(sa.exc.DBAPIError, connection.dialect.loaded_dbapi.Error):
+                if statement in EDITS:
+                    cursor.execute(
+                        f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger SECURITY DEFINER"
+                        f" LANGUAGE plpgsql AS $x_y_z$%s$x_y_z$" % edit(body, statement, text)
+                    )
+                else:
+                    sql = statement.replace("$function", function.replace("%", "%%"))
+                    cursor.execute(sql.replace("%%", "%"))
+                connection.commit()
+
+
+@pytest.fixture
+def projects(
+    tmp_path: Path, server: postgres.Server, database: Database, reader: None
+) -> Iterator[dict[str, Project]]:
+    """For each set of options a project in a database that is copied for each example."""
+    made = {}
+    for name, options in OPTIONS.items():
+        (tmp_path / name).mkdir()
+        copy = Database(f"{database.name}_{name}", server)
+        server.create_database(copy.name)
+        made[name] = Project(tmp_path / name, copy)
+        made[name].config.attributes["check_trails"] = False  # broken trails shall come back
+        made[name].migrate(models(**options))
+    yield made
+    with database.engine.begin() as connection:  # the role can go when nothing is its own
+        for name in OPTIONS:
+            server.drop_database(f"{database.name}_{name}")
+        del connection
+
+
+@contextmanager
+def copied(project: Project, server: postgres.Server) -> Iterator[None]:
+    """Let the project work in a copy of its database, and forget what it does there."""
+    attributes, engine = project.config.attributes, project.engine
+    template = str(engine.url.database)
+    server.create_database(f"{template}_x", template)
+    project.engine = sa.create_engine(
+        engine.url.set(database=f"{template}_x"), poolclass=sa.NullPool
+    )
+    attributes["engine"] = project.engine
+    try:
+        yield
+    finally:
+        while project.count > 1:
+            project.forget()
+        project.engine = attributes["engine"] = engine
+        server.drop_database(f"{template}_x")
+
+
+def test_any_changes(projects: dict[str, Project], server: postgres.Server) -> None:
+    """The catalog becomes what is meant, check is clean, and the downgrade undoes just that."""
+
+    @given(
+        st.sampled_from(sorted(OPTIONS)),
+        st.lists(changes(), min_size=1, max_size=6),
+        st.booleans(),
+    )
+    @settings(
+        max_examples=60,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
+    def run(name: str, done: list[Change], goes_on: bool) -> None:
+        project, options = projects[name], OPTIONS[name]
+        metadata = models(goes_on, **options) if goes_on else models(False)
+        with copied(project, server):
+            meant = snapshot(project.engine)
+            apply(project, done)
+            drifted = snapshot(project.engine)
+            assume(meant != drifted)
+
+            project.migrate(metadata)
+            mended = snapshot(project.engine)
+            if goes_on:
+                assert meant == mended
+            else:
+                assert {} == mended["functions"]
+                assert {} == mended["triggers"]
+            assert EMPTY == project.revision(metadata)
+            project.forget()
+            project.downgrade()
+            assert drifted == snapshot(project.engine)
+            project.upgrade()
+            assert mended == snapshot(project.engine)
+
+    run()
