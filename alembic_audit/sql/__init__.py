@@ -218,7 +218,9 @@ def replace(
     ]
     if not same_triggers(old, new, found):
         statements += [_drop_triggers(name), *triggers(new, default_schema)]
-    if new.owner and (new.owner != old.owner or any(" OWNER TO " in one for one in found)):
+    if new.owner and (
+        new.owner != old.owner or new_audit_table or any(" OWNER TO " in one for one in found)
+    ):
         statements += owners(new, default_schema, new.owner)
     if any(one.startswith("ALTER SEQUENCE ") for one in found):
         statements.append(move.reset_cache(audit_name(new, default_schema)))
