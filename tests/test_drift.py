@@ -334,6 +334,13 @@ CASES = [
         'audit table "public"."account_audit" is gone',
     ),
     Case(
+        "no_audit_table_of_an_owner",
+        ran("DROP TABLE account_audit"),
+        (catalog.AUDIT_TABLE_MISSING,),
+        'audit table "public"."account_audit" is gone',
+        {"owner": 'audit "reader"'},
+    ),
+    Case(
         "no_audit_table_and_more",
         ran("DROP TABLE account_audit", "ALTER TABLE account DISABLE TRIGGER USER", ROW),
         (catalog.AUDIT_TABLE_MISSING, catalog.TRIGGER_DISABLED, catalog.TRIGGER_MISSING),
