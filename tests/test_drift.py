@@ -447,6 +447,11 @@ def test_drift_of_a_trail_that_ends(
     case.make(project)
     drifted = snapshot(project.engine)
 
+    message = complaint(project, case.models(audited=False))
+    assert "'drop_audit_trigger', 'account', 'account_audit'" in message
+    if catalog.HEADER_MISSING not in case.kinds:  # then nothing says what was meant
+        assert [kind for kind in case.kinds if f"{kind}: " not in message] == []
+
     project.migrate(case.models(audited=False))
     ended = snapshot(project.engine)
     assert {} == ended["functions"]

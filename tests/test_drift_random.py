@@ -59,10 +59,18 @@ STATEMENTS = [
     "ALTER TABLE account_audit DROP COLUMN audit_transaction_id",
     "ALTER TABLE account DROP COLUMN email",
     "ALTER SEQUENCE account_audit_audit_id_seq CACHE 7",
-    "DROP TABLE account_audit",
+    "DROP TABLE IF EXISTS account_audit",
     "DROP TABLE account",
 ]
 EDITS = ["header", "comment", "code"]
+# A function that lost its header is known by our triggers alone, and without them by nothing.
+ANONYMOUS = (
+    "DROP TR",
+    "DROP TABLE account",
+    "ALTER TRIGGER",
+    "CREATE TRIGGER",
+    "ALTER FUNCTION $function RENAME",
+)
 
 
 @st.composite
@@ -141,13 +149,15 @@ def test_any_changes(projects: dict[str, Project], server: postgres.Server) -> N
 
     @given(
         st.sampled_from(sorted(OPTIONS)),
-        st.lists(changes(), min_size=1, max_size=6),
+        st.lists(changes(), min_size=2, max_size=8),
         st.booleans(),
     )
     @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     def run(name: str, done: list[Change], goes_on: bool) -> None:
         project, options = projects[name], OPTIONS[name]
         metadata = models(**options) if goes_on else models(False)
+        if any(statement == "header" for statement, _ in done):
+            done = [one for one in done if not one[0].startswith(ANONYMOUS)]
         with forgotten(project, server):
             meant = snapshot(project.engine)
             apply(project, done)
