@@ -7,7 +7,7 @@ anything but DROP of the object itself waits for.
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -55,7 +55,15 @@ _FUNCTIONS = sa.text(
     FROM pg_catalog.pg_proc AS p
     JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
     WHERE p.prorettype = 'pg_catalog.trigger'::pg_catalog.regtype
-      AND n.nspname = ANY (:schemas)
+      AND (
+        n.nspname = ANY (:schemas)
+        OR pg_catalog.starts_with(p.prosrc, :header) AND EXISTS (
+          SELECT FROM pg_catalog.pg_trigger AS t
+          JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
+          JOIN pg_catalog.pg_namespace AS tn ON tn.oid = c.relnamespace
+          WHERE t.tgfoid = p.oid AND t.tgparentid = 0 AND tn.nspname = ANY (:schemas)
+        )
+      )
       AND (
         pg_catalog.starts_with(p.prosrc, :header)
         OR p.proname = ANY (:names)
@@ -81,8 +89,8 @@ _FUNCTIONS = sa.text(
 
 _TRIGGERS = sa.text(
     """
-    SELECT t.tgname, n.nspname, c.relname, t.tgfoid, t.tgtype, t.tgenabled::pg_catalog.text,
-      t.tgparentid <> 0 AS cloned,
+    SELECT t.oid, t.tgname, n.nspname, c.relname, t.tgfoid, t.tgtype,
+      t.tgenabled::pg_catalog.text, t.tgparentid AS parent,
       (t.tgqual IS NULL AND t.tgnargs = 0 AND t.tgattr::pg_catalog.text = ''
         AND t.tgconstraint = 0 AND t.tgoldtable IS NULL AND t.tgnewtable IS NULL) AS plain,
       pg_catalog.pg_get_triggerdef(t.oid) AS definition,
@@ -145,7 +153,14 @@ _EVENT_BITS = {"insert": 4, "delete": 8, "update": 16, "truncate": 32}
 _ROW_BIT, _NOT_AFTER_BITS = 1, 66
 _BEFORE_TRUNCATE = 34
 _STATES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
-_INSERTS = re.compile(r"insert\s+into\s+([^\s(]+)", re.IGNORECASE)
+_COMMENT = r"--[^\n]*|/\*.*?\*/"
+_SPACE = rf"(?:\s|{_COMMENT})"
+_IDENTIFIER = r'("(?:[^"]|"")+"|[^\s"().;,\']+)'
+_INSERTS = re.compile(
+    rf"{_COMMENT}|\b(?:insert|merge){_SPACE}+into{_SPACE}+{_IDENTIFIER}"
+    rf"(?:{_SPACE}*\.{_SPACE}*{_IDENTIFIER})?",
+    re.IGNORECASE | re.DOTALL,
+)
 
 Name = tuple[str, str]
 """Schema and name, resolved."""
@@ -222,14 +237,15 @@ class ForeignTrigger:
         table: The table it is on.
         name: The trigger.
         function: The function that it calls.
-        inserts_into: The tables that its function names after INSERT INTO, as written, unquoted.
+        inserts_into: The tables that its function names after INSERT or MERGE INTO, with the
+            schema where it is written.
         after_row: It is an AFTER ROW trigger.
     """
 
     table: Name
     name: str
     function: Name
-    inserts_into: tuple[str, ...]
+    inserts_into: tuple[tuple[str | None, str], ...]
     after_row: bool
 
 
@@ -346,35 +362,42 @@ def _sort_out(
     taken: _Taken = {}
     strays: list[tuple[AuditSpec | None, sa.Row[Any]]] = []
     newer: dict[str, str] = {}
-    elsewhere: list[tuple[AuditSpec, sa.Row[Any]]] = []
+    others: list[tuple[AuditSpec | None, sa.Row[Any]]] = []
     for row in functions:
-        name = (row.nspname, row.proname)
-        own = [trigger for trigger in triggers.get(row.oid, ()) if not trigger.cloned]
         try:
             spec = AuditSpec.from_body(row.prosrc)
         except NewerSpecError as error:
-            newer[qualify(*name)] = str(error)
+            newer[qualify(row.nspname, row.proname)] = str(error)
             continue
+        if spec is not None:
+            source, audit = text.schemas(spec, default_schema)
+            if (audit, spec.function) == (row.nspname, row.proname):
+                taken[(source, spec.table)] = (spec, row, False)
+                continue
+        others.append((spec, row))
+    for spec, row in others:
+        own = [trigger for trigger in triggers.get(row.oid, ()) if not trigger.parent]
+        meant = by_name.get((row.nspname, row.proname))
+        if meant is not None and _calls_by_our_trigger(meant, own, default_schema):
+            name = (text.schemas(meant, default_schema)[0], meant.table)
+            if name not in taken:
+                taken[name] = (meant, row, spec is None)
+                continue
         if spec is None:
-            spec = by_name.get(name)
-            if spec is not None and _calls_by_our_trigger(spec, own, default_schema):
-                taken[(text.schemas(spec, default_schema)[0], spec.table)] = (spec, row, True)
-            elif own and all(one.tgname.startswith(tuple(filter(None, prefixes))) for one in own):
+            if own and all(one.tgname.startswith(tuple(filter(None, prefixes))) for one in own):
                 strays.append((None, row))
-            continue  # or somebody else's function of that name
+            continue  # or somebody else's function
         source, audit = text.schemas(spec, default_schema)
-        if (audit, spec.function) == name:
-            taken[(source, spec.table)] = (spec, row, False)
-        elif audit == row.nspname or spec.audit_schema is not None:
-            elsewhere.append((spec, row))
-        # Otherwise a copy in another schema, of another tenant.
-    for spec, row in elsewhere:
-        source, audit = text.schemas(spec, default_schema)
-        renamed = dataclasses.replace(spec, function=row.proname)
-        if audit == row.nspname and (source, spec.table) not in taken:
-            taken[(source, spec.table)] = (renamed, row, False)
-        else:
+        name = (source, spec.table)
+        if audit == row.nspname and name not in taken:
+            taken[name] = (dataclasses.replace(spec, function=row.proname), row, False)
+        elif (
+            audit == row.nspname
+            or spec.audit_schema is not None
+            or any((one.nspname, one.relname) == name for one in own)
+        ):
             strays.append((spec, row))
+        # Otherwise a copy in another schema, of another tenant.
     return taken, strays, newer
 
 
@@ -415,14 +438,28 @@ def _foreign(row: sa.Row[Any], source: str) -> ForeignTrigger:
         (row.nspname, row.relname),
         row.tgname,
         (row.function_schema, row.proname),
-        tuple(name.rpartition(".")[2].replace('"', "") for name in _INSERTS.findall(source)),
+        tuple(_inserts_into(source)),
         bool(row.tgtype & _ROW_BIT) and not row.tgtype & _NOT_AFTER_BITS,
     )
 
 
+def _inserts_into(source: str) -> Iterator[tuple[str | None, str]]:
+    for match in _INSERTS.finditer(source):
+        first, second = match.groups()
+        if first is not None:
+            yield (None, _folded(first)) if second is None else (_folded(first), _folded(second))
+
+
+def _folded(identifier: str) -> str:
+    """Return an identifier as PostgreSQL reads it."""
+    if identifier.startswith('"'):
+        return identifier[1:-1].replace('""', '"')
+    return identifier.lower()
+
+
 def _table_of(spec: AuditSpec | None, triggers: Sequence[sa.Row[Any]], default_schema: str) -> Name:
     for row in triggers:
-        if not row.cloned:
+        if not row.parent:
             return (row.nspname, row.relname)
     assert spec is not None  # without a header a trigger is what made it a stray
     return (text.schemas(spec, default_schema)[0], spec.table)
@@ -438,20 +475,22 @@ def _restore(row: sa.Row[Any], triggers: Sequence[sa.Row[Any]]) -> tuple[str, ..
     ]
     if not row.default_privileges:
         made.append(sql.revoke_function(name))
-        made += [f"GRANT EXECUTE ON FUNCTION {name}() TO {grantee}" for grantee in row.grantees]
-    if row.owner != row.me:
-        made.append(f"ALTER FUNCTION {name}() OWNER TO {quote(row.owner)}")
-    for trigger in triggers:
-        if not trigger.cloned:
+    for trigger in sorted(triggers, key=lambda row: bool(row.parent)):
+        if not trigger.parent:
             made.append(text.printable(_definition(trigger.definition, name)))
         if trigger.tgenabled != "O":
             made.append(_set_state(trigger))
+    if row.owner != row.me:
+        made.append(f"ALTER FUNCTION {name}() OWNER TO {quote(row.owner)}")
+    if not row.default_privileges:
+        made += [f"GRANT EXECUTE ON FUNCTION {name}() TO {grantee}" for grantee in row.grantees]
     return tuple(made)
 
 
 def _set_state(row: sa.Row[Any]) -> str:
+    # ONLY: every partition has a state of its own.
     table = qualify(row.nspname, row.relname)
-    return f"ALTER TABLE {table} {_STATES[row.tgenabled]} TRIGGER {quote(row.tgname)}"
+    return f"ALTER TABLE ONLY {table} {_STATES[row.tgenabled]} TRIGGER {quote(row.tgname)}"
 
 
 class _State:
@@ -475,6 +514,10 @@ class _State:
         self.audit_name = (audit, spec.audit_table)
         self.orphaned = self.source_name not in relations
         self.audit = relations.get(self.audit_name)
+        self.missing = _missing(spec.audit_column_names, self.audit)
+        self.incomplete = self.missing or _missing(spec.stored, relations.get(self.source_name))
+        header = AuditSpec.from_body(row.prosrc)
+        self.displaced = header is not None and header.function != row.proname
         self.drift: list[Drift] = []
         self.found: list[str] = []
 
@@ -482,6 +525,7 @@ class _State:
         """Return the state; *headless* says that the function has no header."""
         self._compare_function(headless)
         self._compare_owners()
+        self._compare_grants()
         self._compare_audit_table()
         if self.orphaned:
             table = qualify(*self.source_name)
@@ -493,7 +537,7 @@ class _State:
             self.audit is None,
             tuple(self.drift),
             self._owners(),
-            _restore(self.row, self.triggers) if self.orphaned or self.audit is None else (),
+            _restore(self.row, self.triggers) if self.incomplete or self.displaced else (),
         )
 
     def _drifted(self, kind: str, detail: str, *found: str) -> None:
@@ -518,11 +562,13 @@ class _State:
                     name, row.prosrc, definer=row.prosecdef, settings=row.proconfig or ()
                 )
             )
-        for grantee in row.grantees:
+
+    def _compare_grants(self) -> None:
+        for grantee in self.row.grantees:
             self._drifted(
                 EXECUTE_GRANTED,
-                f"{grantee} may execute {name}",
-                f"GRANT EXECUTE ON FUNCTION {name}() TO {grantee}",
+                f"{grantee} may execute {self.name}",
+                f"GRANT EXECUTE ON FUNCTION {self.name}() TO {grantee}",
             )
 
     def _compare_owners(self) -> None:
@@ -555,11 +601,10 @@ class _State:
         if self.audit is None:
             self._drifted(AUDIT_TABLE_MISSING, f"audit table {name} is gone")
             return
-        for column in self.spec.audit_column_names:
-            if column not in self.audit.columns:
-                self._drifted(
-                    AUDIT_COLUMN_MISSING, f"column {quote(column)} of audit table {name} is gone"
-                )
+        for column in self.missing:
+            self._drifted(
+                AUDIT_COLUMN_MISSING, f"column {quote(column)} of audit table {name} is gone"
+            )
         if self.audit.seqcache not in (None, 1):
             sequence = qualify(self.audit.sequence_schema, self.audit.sequence)
             self._drifted(
@@ -578,33 +623,34 @@ class _State:
             for partition in self.spec.partitions
         }
         normal = "A" if self.spec.always else "O"
-        for row in self.triggers:
+        parents = {row.oid: row.parent for row in self.triggers}
+        # By trigger, the state that is meant, and the one in which the statements make it.
+        states: dict[int, tuple[str, str]] = {}
+        for row in sorted(self.triggers, key=lambda row: bool(row.parent)):
             table = qualify(row.nspname, row.relname)
             trigger = f"trigger {quote(row.tgname)} on {table}"
-            if row.cloned:
-                if row.tgenabled != normal:
-                    self._state(DISABLED_ON_PARTITION, trigger, row)
+            if row.parent:
+                oid = row.parent
+                while parents[oid]:
+                    oid = parents[oid]
+                self._compare_state(row, trigger, *states[oid])
                 continue
             definition = _definition(row.definition, self.name)
             name = (row.nspname, row.relname, row.tgname)
-            if name in wanted:
-                if wanted.pop(name) != row.tgtype or not row.plain:
-                    self._drifted(
-                        TRIGGER_RETIMED,
-                        f"{trigger} is now: {row.definition}",
-                        f"DROP TRIGGER {quote(row.tgname)} ON {table}",
-                        definition,
-                    )
-                if row.tgenabled != normal:
-                    lost = normal == "A" and row.tgenabled == "O"
-                    self._state(ENABLE_ALWAYS_LOST if lost else TRIGGER_DISABLED, trigger, row)
-                elif normal == "A" and definition in self.found:
-                    self.found.append(_set_state(row))
-                continue
-            kind = SECOND_TRIGGER if name[:2] == self.source_name else TRIGGER_ELSEWHERE
-            self._drifted(kind, f"{trigger} calls {self.name} too", definition)
-            if row.tgenabled != "O":
-                self._state(TRIGGER_DISABLED, trigger, row)
+            states[row.oid] = (normal, normal)
+            if name not in wanted:
+                kind = SECOND_TRIGGER if name[:2] == self.source_name else TRIGGER_ELSEWHERE
+                self._drifted(kind, f"{trigger} calls {self.name} too", definition)
+                states[row.oid] = ("O", "O")
+            elif wanted.pop(name) != row.tgtype or not row.plain:
+                self._drifted(
+                    TRIGGER_RETIMED,
+                    f"{trigger} is now: {row.definition}",
+                    f"DROP TRIGGER {quote(row.tgname)} ON {table}",
+                    definition,
+                )
+                states[row.oid] = (normal, "O")
+            self._compare_state(row, trigger, *states[row.oid])
         for schema, relation, trigger in wanted:
             table = qualify(schema, relation)
             drop = f"DROP TRIGGER {quote(trigger)} ON {table}"
@@ -613,8 +659,21 @@ class _State:
             else:
                 self._drifted(TRIGGER_MISSING, f"trigger {quote(trigger)} on {table} is gone", drop)
 
-    def _state(self, kind: str, trigger: str, row: sa.Row[Any]) -> None:
-        self._drifted(kind, f"{trigger} is in state {_STATES[row.tgenabled]}", _set_state(row))
+    def _compare_state(self, row: sa.Row[Any], trigger: str, meant: str, made: str) -> None:
+        if row.tgenabled != meant:
+            kind = ENABLE_ALWAYS_LOST if (meant, row.tgenabled) == ("A", "O") else TRIGGER_DISABLED
+            self._drifted(
+                DISABLED_ON_PARTITION if row.parent else kind,
+                f"{trigger} is in state {_STATES[row.tgenabled]}",
+                _set_state(row),
+            )
+        elif meant != made:
+            self.found.append(_set_state(row))
+
+
+def _missing(columns: Sequence[str], relation: sa.Row[Any] | None) -> list[str]:
+    """Return the columns that a table does not have; all of them where there is no table."""
+    return [one for one in columns if relation is None or one not in relation.columns]
 
 
 def _trigger_type(spec: AuditSpec, kind: str) -> int:

@@ -303,7 +303,7 @@ class AuditSpec:
             kwargs = json.loads(first.removeprefix(HEADER))
             if kwargs["version"] > CURRENT_VERSION:
                 raise NewerSpecError(f"template version {kwargs['version']} is newer than this one")
-            return cls.from_kwargs(**kwargs)
+            return cls.from_kwargs(**kwargs) if kwargs["version"] >= 1 else None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, NewerSpecError) or (
                 isinstance(error, TypeError) and "unexpected keyword" in str(error)

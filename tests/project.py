@@ -32,14 +32,16 @@ if context.is_offline_mode():
     )
     with context.begin_transaction():
         context.run_migrations()
-        alembic_audit.check_trails(context)
+        if attributes.get("check_trails", True):
+            alembic_audit.check_trails(context)
 else:
     def run(connection):
         connection = attributes.get("prepare", lambda connection: connection)(connection)
         context.configure(connection=connection, **kwargs)
         with context.begin_transaction():
             context.run_migrations()
-            alembic_audit.check_trails(context)
+            if attributes.get("check_trails", True):
+                alembic_audit.check_trails(context)
     async def run_async():
         async with attributes["engine"].connect() as connection:
             await connection.run_sync(run)
@@ -74,6 +76,8 @@ class Project:
     """One Alembic environment.
 
     An asynchronous driver runs the migrations; `engine` is psycopg2's then.
+    `config.attributes["check_trails"] = False` takes the line out of env.py that refuses to commit
+    a broken trail.
     """
 
     def __init__(

@@ -1,11 +1,13 @@
 """What somebody changed by hand: named, mended, and brought back by the downgrade of that."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.util import CommandError
 
 from alembic_audit import catalog
@@ -22,15 +24,18 @@ HARD = (
 )
 
 
-def models(audited: bool = True) -> sa.MetaData:
+def models(audited: bool = True, *, partitioned: bool = False, **options: Any) -> sa.MetaData:
     metadata = sa.MetaData()
-    for name, options in (("account", {"enabled": True}), ("other", None)):
+    for name in ("account", "other"):
         sa.Table(
             name,
             metadata,
             sa.Column("id", sa.Integer, primary_key=True),
             sa.Column("email", sa.Text),
-            info={"audit.options": options} if options and audited else {},
+            info={"audit.options": {"enabled": True, **options}}
+            if name == "account" and audited
+            else {},
+            postgresql_partition_by="RANGE (id)" if name == "account" and partitioned else None,
         )
     return metadata
 
@@ -65,18 +70,60 @@ def without_first_line(body: str) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """A drift: how to make it, and what a message says of it."""
+    """A drift.
+
+    Attributes:
+        name: Of the test.
+        make: Does by hand what makes it.
+        kinds: What a message calls it.
+        detail: What a message says of it.
+        options: What the models declare, beside that account is audited.
+        setup: SQL that is run after the trail began, before its picture is taken.
+    """
 
     name: str
     make: Callable[[Project], None]
     kinds: tuple[str, ...]
     detail: str
+    options: dict[str, Any] = field(default_factory=dict)
+    setup: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def broken(self) -> bool:
+        """Whether the next write would fail."""
+        gone = {catalog.AUDIT_TABLE_MISSING, catalog.AUDIT_COLUMN_MISSING}
+        never_called = {catalog.ORPHANED_FUNCTION, catalog.TRIGGER_DISABLED}
+        return bool(gone & set(self.kinds)) and not never_called & set(self.kinds)
+
+    def models(self, audited: bool = True) -> sa.MetaData:
+        """Return what is declared, with the audit or without."""
+        partitioned = self.options.get("partitioned", False)
+        return models(**self.options) if audited else models(False, partitioned=partitioned)
+
+    def start(self, path: Path, database: Database) -> Project:
+        """Return a project with the trail as it is meant."""
+        project = Project(path, database, include_name=not_a_partition)
+        project.migrate(self.models())
+        project.execute(*self.setup)
+        project.check(self.models())
+        return project
+
+
+def not_a_partition(name: str | None, kind: str, parents: Any) -> bool:
+    """Leave the partitions out that the models do not know."""
+    return kind != "table" or not str(name).startswith("part")
+
 
 ROW = 'DROP TRIGGER "00_audit_account" ON account'
+MADE = ("FUNCTIONS", "TABLES", "SEQUENCES")
+PARTITIONS = (
+    "CREATE TABLE part_1 PARTITION OF account FOR VALUES FROM (0) TO (10)",
+    "CREATE TABLE part_2 PARTITION OF account FOR VALUES FROM (10) TO (20) PARTITION BY LIST (id)",
+    "CREATE TABLE part_2_1 PARTITION OF part_2 DEFAULT",
+)
 CASES = [
     Case(
         "code",
@@ -202,6 +249,129 @@ CASES = [
         (catalog.SECOND_TRIGGER, catalog.TRIGGER_MISSING),
         f'trigger "zz" on {TABLE} calls {FUNCTION} too',
     ),
+    Case(
+        "owner_of_function",
+        ran(f"ALTER FUNCTION {FUNCTION} OWNER TO CURRENT_USER"),
+        (catalog.OWNER_CHANGED,),
+        f'function {FUNCTION} belongs to postgres, not to audit "reader"',
+        {"owner": 'audit "reader"'},
+    ),
+    Case(
+        "owner_of_audit_table",
+        ran("ALTER TABLE account_audit OWNER TO CURRENT_USER"),
+        (catalog.OWNER_CHANGED,),
+        'audit table "public"."account_audit" belongs to postgres, not to audit "reader"',
+        {"owner": 'audit "reader"'},
+    ),
+    Case(
+        "owners_and_more",
+        ran(
+            f"ALTER FUNCTION {FUNCTION} OWNER TO CURRENT_USER",
+            f"GRANT EXECUTE ON FUNCTION {FUNCTION} TO PUBLIC",
+            f'GRANT EXECUTE ON FUNCTION {FUNCTION} TO "audit ""reader"""',
+            "ALTER TABLE account_audit OWNER TO CURRENT_USER",
+            ROW,
+        ),
+        (catalog.OWNER_CHANGED, catalog.EXECUTE_GRANTED, catalog.TRIGGER_MISSING),
+        f"PUBLIC may execute {FUNCTION}",
+        {"owner": 'audit "reader"'},
+    ),
+    Case(
+        "source_dropped",
+        ran("DROP TABLE account"),
+        (catalog.ORPHANED_FUNCTION,),
+        f"{FUNCTION} is there, and table {TABLE} is not",
+    ),
+    Case(
+        "source_dropped_always",
+        ran("DROP TABLE account", f"ALTER FUNCTION {FUNCTION} SET work_mem = '8MB'"),
+        (catalog.ORPHANED_FUNCTION, catalog.SET_CLAUSE),
+        f"{FUNCTION} is there, and table {TABLE} is not",
+        {"always": True, "owner": 'audit "reader"'},
+    ),
+    *(
+        Case(
+            f"{state.lower().replace(' ', '_')}_on_{table}",
+            ran(f'ALTER TABLE {table} {state} TRIGGER "00_audit_account"'),
+            (catalog.DISABLED_ON_PARTITION,),
+            f'trigger "00_audit_account" on "public"."{table}" is in state {state}',
+            {"partitioned": True},
+            PARTITIONS,
+        )
+        for state, table in (("DISABLE", "part_1"), ("ENABLE ALWAYS", "part_2_1"))
+    ),
+    Case(
+        "disabled_on_partitions_too",
+        ran("ALTER TABLE account DISABLE TRIGGER USER", "ALTER TABLE part_1 ENABLE TRIGGER USER"),
+        (catalog.TRIGGER_DISABLED, catalog.DISABLED_ON_PARTITION),
+        'trigger "00_audit_account" on "public"."part_2_1" is in state DISABLE',
+        {"partitioned": True},
+        PARTITIONS,
+    ),
+    Case(
+        "not_always",
+        ran('ALTER TABLE account ENABLE TRIGGER "00_audit_account_truncate"'),
+        (catalog.ENABLE_ALWAYS_LOST,),
+        f'trigger "00_audit_account_truncate" on {TABLE} is in state ENABLE',
+        {"always": True},
+    ),
+    Case(
+        "always_and_retimed",
+        ran(
+            ROW,
+            'CREATE TRIGGER "00_audit_account" AFTER INSERT ON account FOR EACH ROW '
+            f"EXECUTE FUNCTION {FUNCTION}()",
+            'ALTER TABLE account ENABLE ALWAYS TRIGGER "00_audit_account"',
+        ),
+        (catalog.TRIGGER_RETIMED,),
+        'trigger "00_audit_account" on "public"."account" is now: CREATE TRIGGER',
+        {"always": True},
+    ),
+    Case(
+        "no_audit_table",
+        ran("DROP TABLE account_audit"),
+        (catalog.AUDIT_TABLE_MISSING,),
+        'audit table "public"."account_audit" is gone',
+    ),
+    Case(
+        "no_audit_table_of_an_owner",
+        ran("DROP TABLE account_audit"),
+        (catalog.AUDIT_TABLE_MISSING,),
+        'audit table "public"."account_audit" is gone',
+        {"owner": 'audit "reader"'},
+    ),
+    Case(
+        "no_audit_table_and_more",
+        ran("DROP TABLE account_audit", "ALTER TABLE account DISABLE TRIGGER USER", ROW),
+        (catalog.AUDIT_TABLE_MISSING, catalog.TRIGGER_DISABLED, catalog.TRIGGER_MISSING),
+        'audit table "public"."account_audit" is gone',
+        {"session_settings": [sa.Column("username", sa.Text, nullable=False)]},
+    ),
+    Case(
+        "nothing_but_the_function",
+        ran("DROP TABLE account_audit, account"),
+        (catalog.AUDIT_TABLE_MISSING, catalog.ORPHANED_FUNCTION),
+        'audit table "public"."account_audit" is gone',
+    ),
+    Case(
+        "no_audit_column",
+        ran("ALTER TABLE account_audit DROP COLUMN email"),
+        (catalog.AUDIT_COLUMN_MISSING,),
+        'column "email" of audit table "public"."account_audit" is gone',
+    ),
+    Case(
+        "no_setting_column",
+        ran("ALTER TABLE account_audit DROP COLUMN audit_username"),
+        (catalog.AUDIT_COLUMN_MISSING,),
+        'column "audit_username" of audit table "public"."account_audit" is gone',
+        {"session_settings": [sa.Column("username", sa.Text)]},
+    ),
+    Case(
+        "cache",
+        ran("ALTER SEQUENCE account_audit_audit_id_seq CACHE 20"),
+        (catalog.SEQUENCE_CACHE,),
+        '"public"."account_audit_audit_id_seq" has CACHE 20, so that audit_id is no order',
+    ),
 ]
 
 
@@ -213,7 +383,10 @@ def reader(server: postgres.Server, database: Database) -> Iterator[None]:
         connection.exec_driver_sql(f"CREATE ROLE {quoted}")
     yield
     with database.engine.begin() as connection:
-        connection.exec_driver_sql(f"DROP OWNED BY {quoted}; DROP ROLE {quoted}")
+        connection.exec_driver_sql(
+            f"REASSIGN OWNED BY {quoted} TO CURRENT_USER; DROP OWNED BY {quoted}; "
+            f"DROP ROLE {quoted}"
+        )
 
 
 def complaint(project: Project, metadata: sa.MetaData) -> str:
@@ -222,30 +395,40 @@ def complaint(project: Project, metadata: sa.MetaData) -> str:
     return str(caught.value)
 
 
+def undo(case: Case, project: Project) -> None:
+    """Downgrade; the line in env.py refuses to bring a trail back that is broken."""
+    if case.broken:
+        before = snapshot(project.engine)
+        with pytest.raises(CommandError, match=r"audit table public\.account_audit of public\."):
+            project.downgrade()
+        assert before == snapshot(project.engine)
+        project.config.attributes["check_trails"] = False
+    project.downgrade()
+
+
 @pytest.mark.core
 @pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_drift(case: Case, tmp_path: Path, server: postgres.Server, database: Database) -> None:
     """Check names table, kind and remedy; the next migration mends; its downgrade undoes that."""
-    project = Project(tmp_path, database)
-    project.migrate(models())
+    project = case.start(tmp_path, database)
     meant = snapshot(project.engine)
     case.make(project)
     drifted = snapshot(project.engine)
     assert meant != drifted
 
-    message = complaint(project, models())
+    message = complaint(project, case.models())
     assert "'replace_audit_trigger', 'account'" in message
     assert [kind for kind in case.kinds if f"{kind}: " not in message] == []
     assert case.detail in message.replace("\\\\", "\\")
     assert "mend it: alembic revision --autogenerate, then alembic upgrade head" in message
 
-    project.migrate(models())
+    project.migrate(case.models())
     assert meant == snapshot(project.engine)
-    assert EMPTY == project.revision(models())
-    (tmp_path / "versions" / f"{project.count:04}_step.py").unlink()
+    assert EMPTY == project.revision(case.models())
+    project.forget()
 
-    project.downgrade()
+    undo(case, project)
     assert drifted == snapshot(project.engine)
 
     script = tmp_path / "script.sql"
@@ -256,19 +439,34 @@ def test_drift(case: Case, tmp_path: Path, server: postgres.Server, database: Da
 
 
 @pytest.mark.usefixtures("reader")
-@pytest.mark.parametrize("case", [one for one in CASES if one.name != "no_header"], ids=str)
-def test_drift_of_a_trail_that_ends(case: Case, tmp_path: Path, database: Database) -> None:
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_drift_of_a_trail_that_ends(
+    case: Case, tmp_path: Path, server: postgres.Server, database: Database
+) -> None:
     """Stopping a trail that drifted works, and the downgrade gives the drift back too."""
-    project = Project(tmp_path, database)
-    project.migrate(models())
+    project = case.start(tmp_path, database)
     case.make(project)
     drifted = snapshot(project.engine)
 
-    project.migrate(models(audited=False))
-    assert {} == snapshot(project.engine)["functions"]
-    assert {} == snapshot(project.engine)["triggers"]
+    message = complaint(project, case.models(audited=False))
+    assert "'drop_audit_trigger', 'account', 'account_audit'" in message
+    if catalog.HEADER_MISSING not in case.kinds:  # then nothing says what was meant
+        assert [kind for kind in case.kinds if f"{kind}: " not in message] == []
 
-    project.downgrade()
+    project.migrate(case.models(audited=False))
+    ended = snapshot(project.engine)
+    assert {} == ended["functions"]
+    assert {} == ended["triggers"]
+    assert EMPTY == project.revision(case.models(audited=False))
+    project.forget()
+
+    undo(case, project)
+    assert drifted == snapshot(project.engine)
+
+    script = tmp_path / "script.sql"
+    psql(server, database, script, project.sql("upgrade", "0001:0002"))
+    assert ended == snapshot(project.engine)
+    psql(server, database, script, project.sql("downgrade", "0002:0001"))
     assert drifted == snapshot(project.engine)
 
 
@@ -281,6 +479,68 @@ def test_every_kind_is_tested() -> None:
     } - {catalog.HEADER}
 
     assert kinds == {kind for case in CASES for kind in case.kinds}
+
+
+def test_audit_table_made_anew(tmp_path: Path, server: postgres.Server, database: Database) -> None:
+    """Nobody but the owner has a privilege on it, whatever default privileges say."""
+    project = Project(tmp_path, database)
+    project.migrate(models())
+    meant = snapshot(project.engine)
+    acl = meant["relations"]["public.account_audit"]["acl"]
+    assert all(one.startswith("postgres ") for one in acl)
+    project.execute(
+        "DROP TABLE account_audit",
+        *(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON {kind} TO PUBLIC" for kind in MADE),
+        *(
+            f"ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON {kind} TO PUBLIC"
+            for kind in MADE
+        ),
+    )
+    drifted = snapshot(project.engine)
+
+    text = project.migrate(models())
+    assert "replaces={'audit_table_missing': True}" in text
+    assert meant == snapshot(project.engine)
+
+    project.config.attributes["check_trails"] = False
+    project.downgrade()
+    assert drifted == snapshot(project.engine)
+    psql(server, database, tmp_path / "script.sql", project.sql("upgrade", "0001:0002"))
+    assert meant == snapshot(project.engine)
+
+
+def test_audit_table_made_anew_with_records(tmp_path: Path, database: Database) -> None:
+    """It goes on recording after the downgrade that would drop it: its records stay."""
+    project = Project(tmp_path, database)
+    project.migrate(models())
+    meant = snapshot(project.engine)
+    project.execute("DROP TABLE account_audit")
+    project.migrate(models())
+    project.execute("INSERT INTO account VALUES (1, 'a')")
+
+    project.downgrade()
+    assert meant == snapshot(project.engine)
+    project.execute("INSERT INTO account VALUES (2, 'b')")
+    project.upgrade()
+    project.execute("INSERT INTO account VALUES (3, 'c')")
+    expected = [(1, 1), (2, 2), (3, 3)]
+    assert expected == project.rows("SELECT audit_id, id FROM account_audit ORDER BY 1")
+    project.check(models())
+
+
+def test_broken_trail_is_looked_at(tmp_path: Path, database: Database) -> None:
+    """The line in env.py lets check and revision see a broken trail, and no migration pass."""
+    project = Project(tmp_path, database)
+    project.migrate(models())
+    project.execute("ALTER TABLE account_audit DROP COLUMN email")
+    drifted = snapshot(project.engine)
+
+    assert f"{catalog.AUDIT_COLUMN_MISSING}: " in complaint(project, models())
+    command.revision(project.config, "unrelated", rev_id="0002")
+    with pytest.raises(CommandError, match=r"account_audit of public\.account has no column email"):
+        project.upgrade()
+    assert [("0001",)] == project.rows("SELECT version_num FROM alembic_version")
+    assert drifted == snapshot(project.engine)
 
 
 @pytest.mark.core

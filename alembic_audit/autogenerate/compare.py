@@ -92,7 +92,7 @@ def compare(
     for name, reason in sorted(found.newer.items()):
         log.warning("Function %s was left alone: %s; upgrade alembic_audit", name, reason)
     declared, states = _filtered(context, everything, found, default_schema)
-    if second := notices.second_trails(declared, found.foreign):
+    if second := notices.second_trails(declared, found.foreign, default_schema):
         if not x_argument(context.migration_context, "audit_adopt"):
             notices.stop_at(second, declared)
         found.strays.extend(catalog.read_strays(connection, {one.function for one in second}))

@@ -10,6 +10,7 @@ from alembic.util import CommandError
 
 from alembic_audit.autogenerate import render
 from alembic_audit.autogenerate.names import audit_of, source_of, table_of
+from alembic_audit.autogenerate.protect import is_audit_table
 from alembic_audit.catalog import ForeignTrigger, Name
 from alembic_audit.operations import (
     CreateAuditTriggerOp,
@@ -23,14 +24,17 @@ log = logging.getLogger("alembic_audit.autogenerate")
 
 
 def second_trails(
-    declared: Mapping[Name, AuditSpec], foreign: Iterable[ForeignTrigger]
+    declared: Mapping[Name, AuditSpec], foreign: Iterable[ForeignTrigger], default_schema: str
 ) -> list[ForeignTrigger]:
     """Return the triggers of others that record what a declared trail records too."""
-    return [
-        trigger
-        for trigger in foreign
-        if trigger.table in declared and declared[trigger.table].audit_table in trigger.inserts_into
-    ]
+    second = []
+    for trigger in foreign:
+        spec = declared.get(trigger.table)
+        if spec is not None:
+            schemas = (None, spec.audit_schema or default_schema)
+            if {(schema, spec.audit_table) for schema in schemas} & set(trigger.inserts_into):
+                second.append(trigger)
+    return second
 
 
 def stop_at(second: Iterable[ForeignTrigger], declared: Mapping[Name, AuditSpec]) -> None:
@@ -59,7 +63,11 @@ def log_kept(
     moved = {audit_of(old, default_schema) for old, _ in changes}
     for op in operations:
         name = table_of(op, default_schema)
-        if isinstance(op, ops.DropTableOp) and name in set(audit_tables) - moved:
+        if (
+            isinstance(op, ops.DropTableOp)
+            and name not in moved
+            and (name in audit_tables or is_audit_table(op.to_table()))
+        ):
             log.info("Kept audit table %s: its records go only when a person drops them", name[1])
 
 

@@ -39,6 +39,10 @@ def _statements(what: str, given: Iterable[str]) -> tuple[str, ...]:
     return tuple(given)
 
 
+def _reasons(state: AuditState) -> list[str]:
+    return [f"{drift.kind}: {drift.detail}" for drift in state.drift]
+
+
 @Operations.register_operation("create_audit_trigger")
 class CreateAuditTriggerOp(MigrateOperation):
     """Start a trail: function, triggers, privileges.
@@ -186,7 +190,8 @@ class DropAuditTriggerOp(MigrateOperation):
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """Return what `alembic check` prints."""
         name = f"{self.schema}.{self.table_name}" if self.schema else self.table_name
-        return ("drop_audit_trigger", name, self.audit_table)
+        reasons = _reasons(self.state) if self.state else []
+        return ("drop_audit_trigger", name, self.audit_table, *([reasons] if reasons else []))
 
 
 @Operations.register_operation("replace_audit_trigger")
@@ -253,7 +258,7 @@ class ReplaceAuditTriggerOp(MigrateOperation):
 
     def reasons(self) -> list[str]:
         """Return why the trigger is replaced: a line per drift and per changed argument."""
-        lines = [f"{drift.kind}: {drift.detail}" for drift in self.old.drift]
+        lines = _reasons(self.old)
         new = self.new.spec.full_kwargs()
         for name, value in self.replaces().items():
             if name in new:

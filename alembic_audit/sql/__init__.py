@@ -166,8 +166,12 @@ def drop(source: str, function: str, audit_table: str) -> list[str]:
                 "    SELECT FROM pg_catalog.pg_proc",
                 f"    WHERE oid OPERATOR(pg_catalog.=) {_regprocedure(function)}",
                 f"      AND pg_catalog.starts_with(prosrc, {literal(HEADER)})",
-                "      AND pg_catalog.strpos(pg_catalog.split_part(prosrc, pg_catalog.chr(10), 1),",
-                f"        {literal(named)}) OPERATOR(pg_catalog.=) 0",
+                *(
+                    "      AND pg_catalog.strpos(pg_catalog.split_part(prosrc, "
+                    f"pg_catalog.chr(10), 1),\n        {literal(part)}) "
+                    f"OPERATOR(pg_catalog.{comparison}) 0"
+                    for part, comparison in (('"audit_table":', ">"), (named, "="))
+                ),
                 "  ) THEN",
                 "    RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',",
                 f"      MESSAGE = {literal(f'{message}{source}; nothing was dropped')},",
@@ -225,7 +229,9 @@ def replace(
     ]
     if not same_triggers(old, new, found):
         statements += [_drop_triggers(name), *triggers(new, default_schema)]
-    if new.owner and (new.owner != old.owner or any(" OWNER TO " in one for one in found)):
+    if new.owner and (
+        new.owner != old.owner or new_audit_table or any(" OWNER TO " in one for one in found)
+    ):
         statements += owners(new, default_schema, new.owner)
     if any(one.startswith("ALTER SEQUENCE ") for one in found):
         statements.append(move.reset_cache(audit_name(new, default_schema)))
@@ -468,7 +474,7 @@ def restore_function(
         text: ``pg_proc.prosrc``.
         definer: ``pg_proc.prosecdef``.
         settings: ``pg_proc.proconfig``, entries ``name=value``.
-        new: There is no such function now.
+        new: There is no such function now, and maybe no table that it declares variables by.
     """
     clauses = ""
     for entry in settings:
@@ -477,7 +483,24 @@ def restore_function(
         shown = value if setting in _QUOTED_LISTS and value else literal(value)
         clauses += f" SET {setting} TO {shown}"
     verb = NEW_FUNCTION if new else REPLACE_FUNCTION
-    return printable(function(name, text, verb=verb, definer=definer, options=clauses))
+    statement = function(name, text, verb=verb, definer=definer, options=clauses)
+    return printable(_unchecked(statement) if new else statement)
+
+
+def _unchecked(statement: str) -> str:
+    """Return the statement that makes a function without compiling it."""
+    setting = literal("check_function_bodies")
+    return do_block(
+        [
+            "DECLARE",
+            f"  former pg_catalog.text := pg_catalog.current_setting({setting});",
+            "BEGIN",
+            f"  PERFORM pg_catalog.set_config({setting}, 'off', true);",
+            f"  EXECUTE {dollar_quote(statement)};",
+            f"  PERFORM pg_catalog.set_config({setting}, former, true);",
+            "END",
+        ]
+    )
 
 
 _QUOTED_LISTS = frozenset(
