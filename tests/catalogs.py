@@ -100,7 +100,8 @@ _QUERIES = {
       JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
       JOIN pg_catalog.pg_proc AS f ON f.oid = t.tgfoid
       JOIN pg_catalog.pg_namespace AS fn ON fn.oid = f.pronamespace
-      WHERE NOT t.tgisinternal AND {_USERS}
+      -- Below 15 a partition's clone counts as internal, as a constraint's trigger does.
+      WHERE (NOT t.tgisinternal OR t.tgparentid <> 0 AND t.tgconstraint = 0) AND {_USERS}
     """,
     "functions": f"""
       SELECT pg_catalog.concat(n.nspname, '.', p.proname, '(',

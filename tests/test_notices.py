@@ -92,8 +92,8 @@ def test_second_trail(statement: str, begun: bool, tmp_path: Path, database: Dat
         project.revision(models("account"))
     assert str(caught.value) == (
         "trigger 'theirs' on account, which is not ours, inserts into the audit table "
-        "'account_audit': every change would be recorded twice. Drop that trigger and its "
-        "function in a migration of its own, before this one; see docs/adoption.md"
+        "'account_audit': every change would be recorded twice. To take the trail over, run: "
+        "alembic -x audit_adopt=yes revision --autogenerate; see docs/adoption.md"
     )
     assert before == snapshot(project.engine)
 
