@@ -11,6 +11,7 @@ from alembic.operations import ops
 from alembic.operations.ops import MigrateOperation
 
 from alembic_audit import sql
+from alembic_audit.autogenerate.protect import in_order
 from alembic_audit.catalog import ORPHANED_FUNCTION, AuditState, Name
 from alembic_audit.operations import (
     AddAuditColumnOp,
@@ -221,7 +222,7 @@ def _without_dropped_columns(
     op: ops.ModifyTableOps,
 ) -> tuple[ops.ModifyTableOps, list[MigrateOperation]]:
     """Return a container without its DropColumnOps, and those in another."""
-    columns = [one for one in op.ops if isinstance(one, ops.DropColumnOp)]
+    columns = [one for one in in_order(op.ops) if isinstance(one, ops.DropColumnOp)]
     if not columns:
         return op, []
     others = [one for one in op.ops if one not in columns]
