@@ -1,5 +1,6 @@
 """Columns that are added, dropped, retyped and renamed: what they held stays, as it was."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tests.catalogs import snapshot
 from tests.conftest import Database
 from tests.journey import Journey, Models, history, still_recorded
 from tests.project import Project
-from tests.test_changes import MOVED, account, using
+from tests.test_changes import INSERT, MOVED, UPDATE, account, setting, using
 from tools import postgres
 
 MOOD = "CREATE TYPE mood AS ENUM ('calm', 'cross')"
@@ -306,3 +307,32 @@ def test_index_left_by_classic(walk: Walk) -> None:
     assert "op.create_index" not in text
     walk.project.downgrade()
     assert before == snapshot(walk.project.engine)["indexes"]
+
+
+def test_setting_renamed_to_a_kept_column(walk: Walk) -> None:
+    """A column of a setting that is called as a kept one sets that aside, and gives it back."""
+    who: dict[str, Any] = {"session_settings": [setting("who")]}
+    naming = {"audit.setting": "s_%(setting)s"}
+    walk.to(account(**who), "SET LOCAL audit.who = 'ann'", INSERT)
+    walk.to(account())
+    walk.to(account(**who, naming=naming), "SET LOCAL audit.who = 'ben'", UPDATE)
+
+    walk.to(account(**who))
+    expected = [("ann", None), (None, "ben")]
+    assert expected == walk.trail("audit_who__former, audit_who")
+    walk.project.downgrade()
+    assert expected == walk.trail("audit_who, s_who")
+
+
+def test_order_of_dropped_columns(tmp_path: Path, database: Database) -> None:
+    """Columns that leave a table or a trail stand in one order, whatever the hash of their names.
+
+    Alembic takes them from a set.
+    """
+    project = Project(tmp_path, database)
+    project.migrate(account(*(sa.Column(name, sa.Text) for name in "abcdef"))())
+    text = project.migrate(account(audit_columns="classic")())
+    assert list("abcdef") == re.findall(r"op.drop_column\('account', '(.)'\)", text)
+    assert ["audit_current_user", "audit_transaction_id"] == re.findall(
+        r"alter_audit_column\('account_audit', '(\w+)', nullable=True\)", text
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import _database
@@ -86,9 +86,7 @@ def casts(text: str) -> str:
     return re.sub(r"(alter_column\('account', 'note',\n.*\n +type_=)(.*\)),\n", using, text)
 
 
-@settings(
-    max_examples=25, phases=[Phase.generate], deadline=None, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=8, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(walks())
 def test_random_changes(
     server: postgres.Server, states: list[tuple[Models, tuple[str, ...]]]

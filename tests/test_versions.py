@@ -13,7 +13,6 @@ from tests.conftest import Database
 from tests.journey import EMPTY, golden, history, psql, still_recorded
 from tests.project import Project
 from tests.test_changes import INSERT, UPDATE, account
-from tests.test_operations import write
 from tools import postgres
 
 VERSION = max(sql._VERSIONS) + 1

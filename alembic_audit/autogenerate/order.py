@@ -13,6 +13,7 @@ from alembic.operations.ops import MigrateOperation
 
 from alembic_audit import sql
 from alembic_audit.autogenerate.names import audit_of, place_of, source_of, table_of
+from alembic_audit.autogenerate.protect import in_order
 from alembic_audit.catalog import ORPHANED_FUNCTION, AuditState, Name
 from alembic_audit.operations import (
     AddAuditColumnOp,
@@ -210,7 +211,7 @@ def _without_dropped_columns(
     op: ops.ModifyTableOps,
 ) -> tuple[ops.ModifyTableOps, list[MigrateOperation]]:
     """Return a container without its DropColumnOps, and those in another."""
-    columns = [one for one in op.ops if isinstance(one, ops.DropColumnOp)]
+    columns = [one for one in in_order(op.ops) if isinstance(one, ops.DropColumnOp)]
     if not columns:
         return op, []
     others = [one for one in op.ops if one not in columns]

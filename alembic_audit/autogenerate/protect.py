@@ -78,7 +78,7 @@ def protect(
             kept.append(op)
         else:
             # Taken out of the container, so that render_as_batch puts nothing of ours in a batch.
-            each = op.ops if isinstance(op, ops.ModifyTableOps) else [op]
+            each = in_order(op.ops) if isinstance(op, ops.ModifyTableOps) else [op]
             if isinstance(op, ops.ModifyTableOps):
                 _check_is_audit_table(op)
                 former = _former_names(op)
@@ -99,6 +99,13 @@ def protect(
                         one.modify_type = None
                     kept += _protected(one, name in new, settings)
     return kept
+
+
+def in_order(operations: Sequence[MigrateOperation]) -> list[MigrateOperation]:
+    """Return operations with their DropColumnOps sorted; Alembic takes them from a set."""
+    dropped = (one for one in operations if isinstance(one, ops.DropColumnOp))
+    columns = iter(sorted(dropped, key=lambda one: one.column_name))
+    return [next(columns) if isinstance(one, ops.DropColumnOp) else one for one in operations]
 
 
 def is_audit_table(table: sa.Table) -> bool:

@@ -26,7 +26,7 @@ def audit_table(old: AuditSpec, new: AuditSpec, default_schema: str) -> list[str
     for setting in new.session_settings:
         column = columns.get(setting.name, setting.column)
         if column != setting.column:
-            statements.append(_rename_column(name, column, setting.column))
+            statements.append(_rename_audit_column(name, column, setting.column))
     return statements
 
 
