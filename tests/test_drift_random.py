@@ -56,7 +56,6 @@ STATEMENTS = [
     "ALTER TABLE account_audit OWNER TO CURRENT_USER",
     "ALTER TABLE account_audit DROP COLUMN email",
     "ALTER TABLE account_audit DROP COLUMN audit_who",
-    "ALTER TABLE account_audit DROP COLUMN audit_transaction_id",
     "ALTER TABLE account DROP COLUMN email",
     "ALTER SEQUENCE account_audit_audit_id_seq CACHE 7",
     "DROP TABLE IF EXISTS account_audit",
