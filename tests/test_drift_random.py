@@ -103,7 +103,7 @@ def apply(project: Project, done: Sequence[Change]) -> None:
                 if statement in EDITS:
                     cursor.execute(
                         f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger SECURITY DEFINER"
-                        f" LANGUAGE plpgsql AS $x_y_z$%s$x_y_z$" % edit(body, statement, text)
+                        f" LANGUAGE plpgsql AS $x_y_z${edit(body, statement, text)}$x_y_z$"
                     )
                 else:
                     sql = statement.replace("$function", function.replace("%", "%%"))
