@@ -52,7 +52,7 @@ STATEMENTS = [
     "ALTER FUNCTION $function OWNER TO CURRENT_USER",
     'ALTER FUNCTION $function RENAME TO "other %%s"',
     "GRANT EXECUTE ON FUNCTION $function TO PUBLIC",
-    'GRANT EXECUTE ON FUNCTION $function TO "audit ""reader""" WITH GRANT OPTION',
+    'GRANT EXECUTE ON FUNCTION $function TO "audit ""reader"""',
     "ALTER TABLE account_audit OWNER TO CURRENT_USER",
     "ALTER TABLE account_audit DROP COLUMN email",
     "ALTER TABLE account_audit DROP COLUMN audit_who",
