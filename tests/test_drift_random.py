@@ -52,11 +52,10 @@ STATEMENTS = [
     "ALTER FUNCTION $function OWNER TO CURRENT_USER",
     'ALTER FUNCTION $function RENAME TO "other %%s"',
     "GRANT EXECUTE ON FUNCTION $function TO PUBLIC",
-    'GRANT EXECUTE ON FUNCTION $function TO "audit ""reader""" WITH GRANT OPTION',
+    'GRANT EXECUTE ON FUNCTION $function TO "audit ""reader"""',
     "ALTER TABLE account_audit OWNER TO CURRENT_USER",
     "ALTER TABLE account_audit DROP COLUMN email",
     "ALTER TABLE account_audit DROP COLUMN audit_who",
-    "ALTER TABLE account_audit DROP COLUMN audit_transaction_id",
     "ALTER TABLE account DROP COLUMN email",
     "ALTER SEQUENCE account_audit_audit_id_seq CACHE 7",
     "DROP TABLE IF EXISTS account_audit",
@@ -104,7 +103,7 @@ def apply(project: Project, done: Sequence[Change]) -> None:
                 if statement in EDITS:
                     cursor.execute(
                         f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger SECURITY DEFINER"
-                        f" LANGUAGE plpgsql AS $x_y_z$%s$x_y_z$" % edit(body, statement, text)
+                        f" LANGUAGE plpgsql AS $x_y_z${edit(body, statement, text)}$x_y_z$"
                     )
                 else:
                     sql = statement.replace("$function", function.replace("%", "%%"))
