@@ -81,8 +81,7 @@ def test_old_migrations(
     project.upgrade()
     assert before == snapshot(project.engine)
 
-    write(
-        project,
+    project.write(
         'op.drop_audit_trigger("account")\n'
         '    op.create_audit_trigger("account", key=["id"], columns=["id", "email"])',
     )
