@@ -7,9 +7,12 @@ from functools import cached_property
 from importlib.util import find_spec
 
 import pytest
-from sqlalchemy import create_engine
+from alembic.autogenerate import comparators
+from sqlalchemy import Table, create_engine, event
 from sqlalchemy.engine import URL, Engine
 
+from alembic_audit import listeners
+from alembic_audit.autogenerate import compare
 from tools import postgres
 
 collect_ignore = [] if find_spec("optuna") else ["real"]
@@ -83,6 +86,16 @@ def _database(server: postgres.Server) -> Iterator[Database]:
     yield made
     made.engine.dispose()
     server.drop_database(name)
+
+
+@pytest.fixture(autouse=True)
+def _not_enabled() -> Iterator[None]:
+    """Undo enable(), which the engine plugin calls and which is for the life of a process."""
+    yield
+    if event.contains(Table, "after_parent_attach", listeners._attached):
+        event.remove(Table, "after_parent_attach", listeners._attached)
+    for hooks in comparators._registry.values():
+        hooks[:] = [hook for hook in hooks if hook[1] != compare.ELEMENT]
 
 
 @pytest.fixture

@@ -122,7 +122,7 @@ def test_loss_is_seen(recorded: Project, loss: str) -> None:
     before = history(recorded)
     still_recorded(before, recorded)
     recorded.execute(loss)
-    with pytest.raises((KeyError, ValueError)):
+    with pytest.raises((KeyError, ValueError, AssertionError)):
         still_recorded(before, recorded)
 
 

@@ -242,7 +242,7 @@ def test_variables_in_the_template() -> None:
     spec = AuditSpec.from_kwargs(
         "t", columns=["a"], session_settings={"a": "required", "b": "nullable"}
     )
-    lines = v1.body(spec, '"public"."t"', '"public"."t_audit"').splitlines()
+    lines = v1.body(spec, '"public"."t"', '"public"."t_audit"', []).splitlines()
     declared = lines[lines.index("DECLARE") + 1 : lines.index("BEGIN")]
     assert declared
     assert {line.split()[0] for line in declared} <= set(PLPGSQL)

@@ -272,7 +272,7 @@ def test_names_are_checked(engine: sa.Engine) -> None:
         for name in ("user-name", "a.b", "", "1a", "\u00e9", "a b", "x" * 60, "a\x00b"):
             assert (
                 f"session setting {name!r} cannot be read as audit.{name}; write a name of "
-                "letters, digits and _ that begins with a letter or _"
+                "at most 57 letters, digits and _ that begins with a letter or _"
             ) == refused(SettingError, connection, **{name: "x"})
     assert [] == sent
 

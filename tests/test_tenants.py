@@ -341,8 +341,8 @@ def test_one_name_in_two_schemas_with_one_audit_schema(tmp_path: Path, database:
     with pytest.raises(CommandError) as caught:
         project.revision(two_schemas({"audit.table": CONVENTION["audit.table"]}))
     assert (
-        "the audit functions of 'account' and 'account' would both be 'history_account_audit'; "
-        "write a naming convention 'audit.function' that tells them apart"
+        "the audit functions of 'other.account' and 'sales.account' would both be "
+        "'history_account_audit'; write a naming convention 'audit.function' that tells them apart"
     ) == str(caught.value)
 
     project.migrate(two_schemas(CONVENTION))

@@ -400,26 +400,23 @@ def revoke(spec: AuditSpec, default_schema: str, *, tables: bool) -> str:
     PUBLIC may execute a new function, and default privileges can give more (PostgreSQL manual,
     5.8): who may execute the function can attach it to a table of their own and forge records.
     """
-    audit = audit_name(spec, default_schema)
-    more = _audit_table_privileges(audit) if tables else []
-    return _revoke(function_name(spec, default_schema), more)
+    audit = audit_name(spec, default_schema) if tables else None
+    return _revoke(function_name(spec, default_schema), audit)
 
 
 def revoke_function(name: str) -> str:
     """Take EXECUTE on a function from everybody but its owner."""
-    return _revoke(name, [])
+    return _revoke(name, None)
 
 
 def _audit_table_privileges(audit: str) -> list[str]:
-    # One that holds records was there before, and what was granted on it is the user's.
-    new = f"      AND NOT EXISTS (SELECT FROM {audit})"
     return [
         "    UNION ALL",
         "    SELECT 'TABLE ', c.oid::pg_catalog.regclass::pg_catalog.text, c.relowner,",
         "      COALESCE(c.relacl, pg_catalog.acldefault('r', c.relowner))",
         "    FROM pg_catalog.pg_class AS c",
         f"    WHERE c.oid OPERATOR(pg_catalog.=) {literal(audit)}::pg_catalog.regclass",
-        new,
+        "      AND NOT used",
         "    UNION ALL",
         "    SELECT 'SEQUENCE ', c.oid::pg_catalog.regclass::pg_catalog.text, c.relowner,",
         "      COALESCE(c.relacl, pg_catalog.acldefault('s', c.relowner))",
@@ -428,23 +425,32 @@ def _audit_table_privileges(audit: str) -> list[str]:
         "      AND d.deptype OPERATOR(pg_catalog.=) 'i'",
         "    WHERE c.relkind OPERATOR(pg_catalog.=) 'S' AND d.refobjid",
         f"      OPERATOR(pg_catalog.=) {literal(audit)}::pg_catalog.regclass",
-        new,
+        "      AND NOT used",
     ]
 
 
-def _revoke(function: str, more: Sequence[str]) -> str:
+def _revoke(function: str, audit: str | None) -> str:
+    # An audit table that holds records was there before, and what was granted on it is the
+    # user's; one that may not even be read is somebody else's.
+    used = [
+        f"  IF pg_catalog.has_table_privilege({literal(audit or '')}, 'SELECT') THEN",
+        f"    used := EXISTS (SELECT FROM {audit});",
+        "  END IF;",
+    ]
     kinds = [
         "    SELECT 'FUNCTION ', p.oid::pg_catalog.regprocedure::pg_catalog.text, p.proowner,",
         "      COALESCE(p.proacl, pg_catalog.acldefault('f', p.proowner))",
         "    FROM pg_catalog.pg_proc AS p",
         f"    WHERE p.oid OPERATOR(pg_catalog.=) {_regprocedure(function)}",
-        *more,
+        *(_audit_table_privileges(audit) if audit else []),
     ]
     return do_block(
         [
             "DECLARE",
             "  item pg_catalog.record;",
+            *(["  used pg_catalog.bool := true;"] if audit else []),
             "BEGIN",
+            *(used if audit else []),
             "  FOR item IN",
             "    SELECT DISTINCT made.kind, made.name,",
             "      COALESCE(pg_catalog.quote_ident(r.rolname), 'PUBLIC') AS grantee",
@@ -484,7 +490,8 @@ def restore_function(
         clauses += f" SET {setting} TO {shown}"
     verb = NEW_FUNCTION if new else REPLACE_FUNCTION
     statement = function(name, text, verb=verb, definer=definer, options=clauses)
-    return printable(_unchecked(statement) if new else statement)
+    unknown_types = new and "%type" in text.lower()
+    return printable(_unchecked(statement) if unknown_types else statement)
 
 
 def _unchecked(statement: str) -> str:
