@@ -13,10 +13,21 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic.operations import Operations
 
 import alembic_audit
 from alembic_audit import options
-from alembic_audit.operations import DropAuditColumnOp, DropAuditTableOp, DropAuditTriggerOp
+from alembic_audit.operations import (
+    AlterAuditColumnOp,
+    CreateAuditSchemaOp,
+    DropAuditColumnOp,
+    DropAuditSchemaOp,
+    DropAuditTableOp,
+    DropAuditTriggerOp,
+    LockAuditedTablesOp,
+    NumberAuditTableOp,
+    RestoreAuditTriggerOp,
+)
 from alembic_audit.spec import AuditSpec
 from tests.conftest import Database
 from tests.test_drivers import Initialized, first, second
@@ -205,7 +216,34 @@ def parameters(name: str) -> dict[str, str | None]:
     }
 
 
-@pytest.mark.parametrize("name", ["create_audit_trigger", "replace_audit_trigger"])
+OWN = {  # beside those of a spec
+    "create_audit_trigger": {"found": "()"},
+    "replace_audit_trigger": {"found": "()", "replaces": None},
+    "rename_audited_table": {"replaces": "None"},
+    "rename_audited_column": {},
+    "snapshot_audit_table": {},
+}
+OTHERS = [
+    DropAuditTriggerOp.drop_audit_trigger,
+    RestoreAuditTriggerOp.restore_audit_trigger,
+    DropAuditTableOp.drop_audit_table,
+    DropAuditColumnOp.drop_audit_column,
+    AlterAuditColumnOp.alter_audit_column,
+    NumberAuditTableOp.number_audit_table,
+    CreateAuditSchemaOp.create_audit_schema,
+    DropAuditSchemaOp.drop_audit_schema,
+    LockAuditedTablesOp.lock_audited_tables,
+]
+
+
+def test_the_stub_has_every_operation() -> None:
+    """No operation is unknown to type checkers."""
+    assert {*OWN, *(one.__name__ for one in OTHERS), "set_audit_context"} == set(STUB)
+    registered = {name for name in vars(Operations) if "audit" in name}
+    assert registered == set(STUB)
+
+
+@pytest.mark.parametrize("name", OWN)
 def test_the_stub_has_the_arguments_of_a_spec(name: str) -> None:
     """op.pyi names the arguments that the operation takes, with the same defaults."""
     signature = inspect.signature(AuditSpec.from_kwargs)
@@ -214,9 +252,7 @@ def test_the_stub_has_the_arguments_of_a_spec(name: str) -> None:
         for one in signature.parameters.values()
         if one.kind is one.KEYWORD_ONLY
     }
-    expected |= {"columns": None, "found": "()"}
-    if name == "replace_audit_trigger":
-        expected["replaces"] = None
+    expected |= {"columns": None, **OWN[name]}
     actual = parameters(name)
     assert set(expected) == set(actual)
     for one, default in actual.items():
@@ -227,15 +263,8 @@ def test_the_stub_has_the_arguments_of_a_spec(name: str) -> None:
             )
 
 
-@pytest.mark.parametrize(
-    "operation",
-    [
-        DropAuditTriggerOp.drop_audit_trigger,
-        DropAuditTableOp.drop_audit_table,
-        DropAuditColumnOp.drop_audit_column,
-    ],
-)
-def test_the_stub_has_the_arguments_of_the_drops(operation: typing.Any) -> None:
+@pytest.mark.parametrize("operation", OTHERS)
+def test_the_stub_has_the_arguments_of_the_others(operation: typing.Any) -> None:
     """op.pyi names the arguments of the other operations, in their order."""
     signature = inspect.signature(operation)
     expected = {
