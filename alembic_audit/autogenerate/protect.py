@@ -76,28 +76,12 @@ def protect(
                 kept.append(CreateAuditTableOp.from_create_table(op) if name in known else op)
         elif name not in known:
             kept.append(op)
+        elif name in moved:
+            there = _index_there(operations, moved[name][0], default_schema)
+            for one in _contents(op):
+                kept += _moved_index(one, *moved[name], there)
         else:
-            # Taken out of the container, so that render_as_batch puts nothing of ours in a batch.
-            each = in_order(op.ops) if isinstance(op, ops.ModifyTableOps) else [op]
-            if isinstance(op, ops.ModifyTableOps):
-                _check_is_audit_table(op)
-                former = _former_names(op)
-                settings = {**settings, **former}
-                kept += [
-                    AlterAuditColumnOp(op.table_name, old, schema=op.schema, new_column_name=own)
-                    for own, old in former.items()
-                ]
-            indexes = [one.index_name for one in each if isinstance(one, ops.CreateIndexOp)]
-            for one in each:
-                if name in moved:
-                    there = _index_there(operations, moved[name][0], default_schema)
-                    kept += _moved_index(one, *moved[name], there)
-                elif isinstance(one, ops.DropIndexOp) and one.index_name in indexes:
-                    kept.append(one)  # made anew, of other columns
-                else:
-                    if isinstance(one, ops.AlterColumnOp) and _is_enum_of(one, sources.get(name)):
-                        one.modify_type = None
-                    kept += _protected(one, name in new, settings)
+            kept += _changed(op, name in new, settings, sources.get(name))
     return kept
 
 
@@ -252,6 +236,43 @@ def _same(old: TypeEngine[Any], new: TypeEngine[Any]) -> bool:
 
 _FORMER_NAMES = {"audit_id": "audit_pk", "audit_operation_timestamp": "audit_timestamp"}
 """What sqlalchemy-declarative-extensions calls columns that mean the same as ours."""
+
+
+def _contents(op: MigrateOperation) -> list[MigrateOperation]:
+    """Return what is in a container, so that render_as_batch puts nothing of ours in a batch."""
+    return in_order(op.ops) if isinstance(op, ops.ModifyTableOps) else [op]
+
+
+def _changed(
+    op: MigrateOperation, is_new: bool, settings: Mapping[str, str], source: sa.Table | None
+) -> list[MigrateOperation]:
+    """Return what an operation, or a container of some, on an audit table becomes.
+
+    Args:
+        op: The operation.
+        is_new: The audit table is made in this migration.
+        settings: New to old name of columns that are renamed.
+        source: The declared audited Table.
+    """
+    kept: list[MigrateOperation] = []
+    if isinstance(op, ops.ModifyTableOps):
+        _check_is_audit_table(op)
+        former = _former_names(op)
+        settings = {**settings, **former}
+        kept += [
+            AlterAuditColumnOp(op.table_name, old, schema=op.schema, new_column_name=own)
+            for own, old in former.items()
+        ]
+    each = _contents(op)
+    made_anew = {one.index_name for one in each if isinstance(one, ops.CreateIndexOp)}
+    for one in each:
+        if isinstance(one, ops.DropIndexOp) and one.index_name in made_anew:
+            kept.append(one)  # of other columns
+            continue
+        if isinstance(one, ops.AlterColumnOp) and _is_enum_of(one, source):
+            one.modify_type = None
+        kept += _protected(one, is_new, settings)
+    return kept
 
 
 def _former_names(op: ops.ModifyTableOps) -> dict[str, str]:
