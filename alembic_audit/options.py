@@ -18,7 +18,6 @@ MARKS = ("exclude", "ignore", "hash")
 NOT_BUILT: dict[str, object] = {
     "sparse_columns": (),
     "level": "row",
-    "indexes": None,
     "append_only": False,
 }
 """Documented options that this version refuses, each with the only value it accepts."""
@@ -41,6 +40,7 @@ class AuditOptions:
         audit_columns: ``standard`` or ``classic``.
         always: The triggers fire also while ``session_replication_role`` is ``replica``.
         owner: The role that owns function and audit table; None is who runs the migration.
+        indexes: Columns of each index of the audit table; None is one on the key and ``audit_id``.
         partitions: Partitions, in the table's schema, of which a TRUNCATE by name is recorded.
     """
 
@@ -57,6 +57,7 @@ class AuditOptions:
     always: bool = False
     owner: str | None = None
     partitions: tuple[str, ...] = ()
+    indexes: tuple[tuple[str, ...], ...] | None = None
 
 
 class Options(TypedDict, total=False):
@@ -77,6 +78,7 @@ class Options(TypedDict, total=False):
     always: bool
     owner: str | None
     partitions: Collection[str]
+    indexes: Sequence[Sequence[str]] | None
 
 
 _NAMES = {field.name for field in dataclasses.fields(AuditOptions)}
@@ -160,6 +162,8 @@ def _validated(table: sa.Table, where: str, given: dict[str, Any]) -> AuditOptio
         )
     if "partitions" in given:
         given["partitions"] = _strings(where, "partitions", given["partitions"])
+    if given.get("indexes") is not None:
+        given["indexes"] = _indexes(where, given["indexes"])
     if "operations" in given:
         given["operations"] = _operations(where, given["operations"])
     if "session_settings" in given:
@@ -216,6 +220,18 @@ def _column_names(table: sa.Table, where: str, name: str, value: Any) -> tuple[s
             )
     # In the table's order, so that a set does not make migrations differ from run to run.
     return tuple(column for column in columns if column in names)
+
+
+def _indexes(where: str, value: Any) -> tuple[tuple[str, ...], ...]:
+    if isinstance(value, str) or not isinstance(value, Collection):
+        raise DeclarationError(
+            f"indexes in {where} must be a list of lists of columns of the audit table, found "
+            f"{value!r}; write [['email', 'audit_id']], or () for none"
+        )
+    indexes = tuple(_strings(where, "each of indexes", one) for one in value)
+    if not all(indexes) or len(set(indexes)) < len(indexes):
+        raise DeclarationError(f"indexes in {where} has an empty or a double one: {value!r}")
+    return indexes
 
 
 def _operations(where: str, value: Any) -> tuple[str, ...]:

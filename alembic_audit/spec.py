@@ -46,6 +46,14 @@ def key_index(spec: "AuditSpec") -> str:
     return naming.shorten(f"{spec.audit_table}_key_idx")
 
 
+def index_name(spec: "AuditSpec", columns: Iterable[str]) -> str:
+    """Return the name of an index on columns of an audit table."""
+    columns = tuple(columns)
+    if columns == (*spec.key, "audit_id"):
+        return key_index(spec)
+    return naming.shorten(f"{spec.audit_table}_{'_'.join(columns)}_idx")
+
+
 def setting_column(name: str, style: str) -> str:
     """Return the default name of the audit column of a setting."""
     return name if style == "classic" else naming.shorten(f"audit_{name}")

@@ -1,6 +1,6 @@
 """Source Table to audit Table, and the spec that belongs to them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
@@ -105,6 +105,7 @@ def derive(table: sa.Table) -> sa.Table | None:
         return None
     made = make_spec(table, wanted)
     columns = _columns(table, wanted, made)
+    indexes = _indexes(table, wanted, made, {column.name for column in columns})
     key = f"{made.audit_schema}.{made.audit_table}" if made.audit_schema else made.audit_table
     existing = table.metadata.tables.get(key)
     if existing is not None:
@@ -128,13 +129,29 @@ def derive(table: sa.Table) -> sa.Table | None:
         comment=COMMENT,
         info={IS_AUDIT_TABLE_KEY: True, TARGET_KEY: table},
     )
-    if made.audit_columns == "standard" and made.key:
-        # An index has at most 32 columns (INDEX_MAX_KEYS), and so has a key.
-        indexed = [*(audit.c[name] for name in made.key), audit.c.audit_id][:32]
-        sa.Index(spec.key_index(made), *indexed)
+    for name, indexed in indexes.items():
+        sa.Index(name, *(audit.c[column] for column in indexed))
     _mark(table, audit, made)
     ddl.attach(audit)
     return audit
+
+
+def _indexes(
+    table: sa.Table, wanted: AuditOptions, made: spec.AuditSpec, known: Collection[str]
+) -> dict[str, Sequence[str]]:
+    """Return the indexes of an audit table: name to columns."""
+    if wanted.indexes is None:
+        if made.audit_columns != "standard" or not made.key:
+            return {}
+        # An index has at most 32 columns (INDEX_MAX_KEYS), and so has a key.
+        return {spec.key_index(made): [*made.key, "audit_id"][:32]}
+    for columns in wanted.indexes:
+        if unknown := [name for name in columns if name not in known]:
+            raise DeclarationError(
+                f"indexes of table {table.fullname!r} names {unknown}, which its audit table does "
+                f"not have: it has {sorted(known)}"
+            )
+    return {spec.index_name(made, columns): columns for columns in wanted.indexes}
 
 
 def _is_audit_table(table: sa.Table) -> bool:

@@ -408,7 +408,6 @@ def test_mistake_in_disabled_options() -> None:
         ("sparse_columns", ["email"]),
         ("level", "auto"),
         ("level", "statement"),
-        ("indexes", ()),
         ("append_only", True),
     ],
 )
@@ -420,7 +419,7 @@ def test_not_built(option: str, value: Any) -> None:
 
 def test_default_of_not_built() -> None:
     """The documented default of an option that is not built yet is no mistake."""
-    assert derive(table(info=info(level="row", indexes=None))) is not None
+    assert derive(table(info=info(level="row"))) is not None
 
 
 def test_audit_of_an_audit_table() -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.types import NullType, TypeEngine
 from alembic_audit import retype
 from alembic_audit.autogenerate.names import audit_of, table_of
 from alembic_audit.catalog import Name
+from alembic_audit.ddl import SPEC_KEY
 from alembic_audit.errors import AuditError
 from alembic_audit.operations import (
     AddAuditColumnOp,
@@ -20,7 +21,7 @@ from alembic_audit.operations import (
     CreateAuditTableOp,
     NumberAuditTableOp,
 )
-from alembic_audit.spec import OWN_COLUMNS, AuditSpec, key_index
+from alembic_audit.spec import OWN_COLUMNS, AuditSpec, index_name, key_index
 from alembic_audit.sql import COMMENT
 
 _OWN = {name for names in OWN_COLUMNS.values() for name in names}
@@ -266,8 +267,10 @@ def _changed(
     each = _contents(op)
     made_anew = {one.index_name for one in each if isinstance(one, ops.CreateIndexOp)}
     for one in each:
-        if isinstance(one, ops.DropIndexOp) and one.index_name in made_anew:
-            kept.append(one)  # of other columns
+        if isinstance(one, ops.DropIndexOp) and (
+            one.index_name in made_anew or _is_left_out(one, source)
+        ):
+            kept.append(one)  # to be made of other columns, or not wanted any more
             continue
         if isinstance(one, ops.AlterColumnOp) and _is_enum_of(one, source):
             one.modify_type = None
@@ -341,6 +344,18 @@ def _altered(op: ops.AlterColumnOp) -> list[MigrateOperation]:
     if op.modify_nullable and op.existing_nullable is not True:
         made.append(_nullable(op.table_name, op.column_name, op.schema))
     return made
+
+
+def _is_left_out(op: ops.DropIndexOp, source: sa.Table | None) -> bool:
+    """Return whether the option ``indexes`` leaves out an index that it made, or the default one.
+
+    What somebody made by hand has another name; ``classic`` never had one, and leaves it.
+    """
+    spec: AuditSpec | None = source.info.get(SPEC_KEY) if source is not None else None
+    if spec is None or spec.audit_columns != "standard":
+        return False
+    columns = [column.name for column in op.to_index().columns]
+    return op.index_name == index_name(spec, columns)
 
 
 def _is_enum_of(op: ops.AlterColumnOp, source: sa.Table | None) -> bool:

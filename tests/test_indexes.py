@@ -1,0 +1,108 @@
+"""The option indexes: what it makes, what becomes of it, and what it refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from alembic_audit import DeclarationError
+from alembic_audit.tables import derive
+from tests.conftest import Database
+from tests.journey import Journey
+from tests.project import Project
+from tests.test_changes import MOVED, account
+from tools import postgres
+
+EMAIL = [["email", "audit_id"], ["audit_operation_timestamp"]]
+JOURNEYS = [
+    Journey("indexes_none", account(), account(indexes=()), **MOVED),
+    Journey("indexes_other", account(indexes=[]), account(indexes=EMAIL), **MOVED),
+    Journey(
+        "indexes_moved",
+        account(indexes=EMAIL),
+        account(indexes=EMAIL, naming={"audit.table": "%(table_name)s_history"}),
+        **MOVED,
+    ),
+]
+
+
+@pytest.mark.parametrize("journey", JOURNEYS, ids=str)
+def test_there_and_back(journey: Journey, tmp_path: Path, database: Database) -> None:
+    """A changed option makes and drops indexes, and the downgrade puts them back."""
+    journey.run(tmp_path, database)
+
+
+@pytest.mark.parametrize("journey", JOURNEYS, ids=str)
+def test_offline(
+    journey: Journey, tmp_path: Path, server: postgres.Server, database: Database, twin: Database
+) -> None:
+    """The same by --sql and psql."""
+    journey.run_offline(tmp_path, server, database, twin)
+
+
+def indexes(project: Project) -> list[str]:
+    rows = project.rows(
+        "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'account_audit'::regclass"
+        " ORDER BY 1"
+    )
+    return [name for (name,) in rows]
+
+
+def test_what_somebody_made_stays(tmp_path: Path, database: Database) -> None:
+    """An index made by hand is never proposed for anything."""
+    project = Project(tmp_path, database)
+    project.migrate(account()())
+    project.execute("CREATE INDEX by_hand ON account_audit (email)")
+    project.check(account()())
+    project.migrate(account(indexes=())())
+
+    assert ["account_audit_pkey", "by_hand"] == indexes(project)
+
+
+def test_a_key_too_long_for_the_index(tmp_path: Path, database: Database) -> None:
+    """A text key that just fits its primary key does not fit the trail's, and needs the option."""
+
+    def models(**options: Any) -> sa.MetaData:
+        metadata = sa.MetaData()
+        sa.Table(
+            "account",
+            metadata,
+            sa.Column("id", sa.Text, primary_key=True),
+            info={"audit.options": {"enabled": True, **options}},
+        )
+        return metadata
+
+    insert = (
+        "INSERT INTO account SELECT string_agg(md5(i::text), '')"
+        " FROM generate_series(1, 84) AS i"  # 2,688 bytes, which do not compress
+    )
+    project = Project(tmp_path, database)
+    project.migrate(models())
+    with pytest.raises(sa.exc.OperationalError, match="account_audit_key_idx"):
+        project.execute(insert)
+    project.migrate(models(indexes=()))
+    project.execute(insert)
+
+    assert [("I",)] == project.rows("SELECT audit_operation FROM account_audit")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("email", "must be a list of lists of columns"),
+        (7, "must be a list of lists of columns"),
+        (["email"], "each of indexes in"),
+        ([[]], "an empty or a double one"),
+        ([["id"], ["id"]], "an empty or a double one"),
+        (
+            [["emial"]],
+            r"names \['emial'\], which its audit table does not have: it has ",
+        ),
+    ],
+)
+def test_refused(value: Any, message: str) -> None:
+    """What cannot be an index is refused with what to write."""
+    metadata = account(indexes=value)()
+    with pytest.raises(DeclarationError, match=message):
+        derive(metadata.tables["account"])
