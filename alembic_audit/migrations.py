@@ -90,8 +90,10 @@ def check_trails(context: EnvironmentContext | Any) -> None:
         CommandError: A trail is broken; it names table, column and the operation to write instead.
             Or ``audit_context`` is configured and ``alembic_audit.run_migrations`` was not called.
     """
+    from alembic.operations import Operations
     from alembic.util import CommandError
 
+    from alembic_audit.operations import default_schema
     from alembic_audit.sql import check
 
     migration: MigrationContext = context.get_context()
@@ -104,7 +106,8 @@ def check_trails(context: EnvironmentContext | Any) -> None:
     if migration.dialect.name != "postgresql" or "destination_rev" not in migration.opts:
         return
     try:
-        _execute(migration, check.broken_trails())
+        default = default_schema(Operations(migration))
+        _execute(migration, check.broken_trails(default))
     except sa.exc.DBAPIError as error:
         raise CommandError(str(error.orig).strip()) from error
 

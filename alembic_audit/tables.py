@@ -111,7 +111,8 @@ def derive(table: sa.Table) -> sa.Table | None:
     if existing is not None:
         target = _target(existing)
         if target is table and _same_columns(existing.columns, columns):
-            _mark(table, existing, made)
+            if not table.info.get(SPEC_KEY) == existing.info.get(SPEC_KEY) == made:
+                _mark(table, existing, made)
             return existing
         if target is not table and (target is not None or not _is_audit_table(existing)):
             owner = f"the audit table of {target.fullname!r}" if target is not None else "a table"

@@ -196,6 +196,29 @@ def test_headers_that_cannot_be_read_are_left_alone(header: str, project: Projec
     project.check_is_at("0002")
 
 
+def test_another_tenant(project: Project, database: Database) -> None:
+    """The broken trail of one tenant stops no migration of another, which may be to mend it."""
+    project.execute(
+        "CREATE SCHEMA other",
+        "ALTER TABLE account SET SCHEMA other",
+        "ALTER TABLE account_audit SET SCHEMA other",
+        "ALTER FUNCTION public_account_audit SET SCHEMA other",
+        "ALTER TABLE other.account DROP COLUMN email",
+    )
+    project.write("pass")
+    project.upgrade()
+    project.write("op.execute('SET LOCAL search_path = other, public')")
+    project.config.attributes["configure"] = {"version_table_schema": "public"}
+    project.config.attributes["prepare"] = with_schema_other
+
+    with pytest.raises(CommandError, match=r"other\.account has no column email"):
+        project.upgrade()
+
+
+def with_schema_other(connection: sa.Connection) -> sa.Connection:
+    return connection.execution_options(schema_translate_map={None: "other"})
+
+
 def test_hostile_search_path(project: Project) -> None:
     """The check means pg_catalog, whatever the search_path of the connection."""
     project.execute(

@@ -11,11 +11,15 @@ _RENAME_COLUMN = (
 )
 
 
-def broken_trails() -> str:
+def broken_trails(default_schema: str) -> str:
     """Return the statement that fails where a trigger needs what its tables do not have.
 
     It reads the headers of all functions that triggers call, and looks for the tables and columns
-    that they name. Headers that cannot be read, or are of a newer version, are left alone.
+    that they name. Headers that cannot be read, or are of a newer version, are left alone, and so
+    are those of another tenant: one that is broken must not stop the others.
+
+    Args:
+        default_schema: What a schema of None means.
     """
     return do_block(
         [
@@ -47,7 +51,9 @@ def broken_trails() -> str:
             "      CONTINUE WHEN (spec OPERATOR(pg_catalog.->>) 'table') IS NULL",
             "        OR (spec OPERATOR(pg_catalog.->>) 'audit_table') IS NULL",
             "        OR (spec OPERATOR(pg_catalog.->>) 'version')::pg_catalog.int4",
-            f"          OPERATOR(pg_catalog.>) {CURRENT_VERSION};",
+            f"          OPERATOR(pg_catalog.>) {CURRENT_VERSION}",
+            "        OR (spec OPERATOR(pg_catalog.->>) 'schema') IS NULL",
+            f"          AND item.schema OPERATOR(pg_catalog.<>) {literal(default_schema)};",
             "    EXCEPTION WHEN data_exception THEN",
             "      CONTINUE;",
             "    END;",
