@@ -56,19 +56,21 @@ _FUNCTIONS = sa.text(
     JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
     WHERE p.prorettype = 'pg_catalog.trigger'::pg_catalog.regtype
       AND (
-        n.nspname = ANY (:schemas)
+        n.nspname = ANY (CAST(:schemas AS pg_catalog.text[]))
         OR pg_catalog.starts_with(p.prosrc, :header) AND EXISTS (
           SELECT FROM pg_catalog.pg_trigger AS t
           JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
           JOIN pg_catalog.pg_namespace AS tn ON tn.oid = c.relnamespace
-          WHERE t.tgfoid = p.oid AND t.tgparentid = 0 AND tn.nspname = ANY (:schemas)
+          WHERE t.tgfoid = p.oid AND t.tgparentid = 0
+            AND tn.nspname = ANY (CAST(:schemas AS pg_catalog.text[]))
         )
       )
       AND (
         pg_catalog.starts_with(p.prosrc, :header)
-        OR p.proname = ANY (:names)
+        OR p.proname = ANY (CAST(:names AS pg_catalog.text[]))
         OR EXISTS (
-          SELECT FROM pg_catalog.pg_trigger AS t, pg_catalog.unnest(:prefixes) AS prefix
+          SELECT FROM pg_catalog.pg_trigger AS t,
+            pg_catalog.unnest(CAST(:prefixes AS pg_catalog.text[])) AS prefix
           WHERE t.tgfoid = p.oid AND t.tgparentid = 0
             AND pg_catalog.starts_with(t.tgname::pg_catalog.text, prefix)
         )
@@ -106,7 +108,8 @@ _TRIGGERS = sa.text(
     WHERE ours.oid IS NOT NULL
       OR (NOT t.tgisinternal AND t.tgparentid = 0 AND (n.nspname, c.relname) IN (
         SELECT * FROM ROWS FROM (
-          pg_catalog.unnest(:table_schemas), pg_catalog.unnest(:tables)
+          pg_catalog.unnest(CAST(:table_schemas AS pg_catalog.text[])),
+          pg_catalog.unnest(CAST(:tables AS pg_catalog.text[]))
         ) AS declared
       ))
     ORDER BY n.nspname, c.relname, t.tgname
@@ -139,7 +142,10 @@ _RELATIONS = sa.text(
         AND a.attname = 'audit_id'
     ) AS sequence ON true
     WHERE c.relkind IN ('r', 'p', 'f') AND (n.nspname, c.relname) IN (
-      SELECT * FROM ROWS FROM (pg_catalog.unnest(:schemas), pg_catalog.unnest(:names)) AS wanted
+      SELECT * FROM ROWS FROM (
+        pg_catalog.unnest(CAST(:schemas AS pg_catalog.text[])),
+        pg_catalog.unnest(CAST(:names AS pg_catalog.text[]))
+      ) AS wanted
     )
     """
 ).bindparams(

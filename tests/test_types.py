@@ -346,7 +346,7 @@ def test_generated_columns(project: Project) -> None:
     ("extension", "kind", "samples"),
     [
         ("hstore", pg.HSTORE, ["", '"a"=>NULL, "b c"=>"ä\\"\\\\"']),
-        ("citext", pg.CITEXT, TEXTS),
+        ("citext", getattr(pg, "CITEXT", Raw("citext")), TEXTS),
         ("ltree", Raw("ltree"), ["a.b.c", ""]),
         ("cube", Raw("cube"), ["(1,2),(3,4)"]),
     ],

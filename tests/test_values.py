@@ -138,7 +138,7 @@ def test_citext(database: Database) -> None:
     if not there:
         pytest.skip("no citext on this server")
     database.engine.dispose()
-    assert ["Ann", None] == records(database, pg.CITEXT(), ["Ann"])
+    assert ["Ann", None] == records(database, getattr(pg, "CITEXT", sa.Text)(), ["Ann"])
 
 
 def test_a_type_decorator_says_what_is_sent(database: Database) -> None:

@@ -122,7 +122,8 @@ def _replace(context: AutogenContext, op: ReplaceAuditTriggerOp) -> list[str]:
     kwargs = {**_spec_kwargs(spec, op.new.found), "replaces": op.replaces()}
     lines = [f"# {drift.kind}: {_one_line(drift.detail)}" for drift in op.old.drift]
     if not kwargs["replaces"] and not lines:
-        lines.append("# as it is: the function is compiled anew for a type that changes")
+        why = "as it was found" if op.new.found else "compiled anew for a type that changes"
+        lines.append(f"# the same: {why}")
     lines.append(_call(context, "replace_audit_trigger", [spec.table], kwargs))
     if op.snapshot:
         why = "this migration changes rows, and no trigger sees it"

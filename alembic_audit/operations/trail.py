@@ -263,7 +263,7 @@ class ReplaceAuditTriggerOp(MigrateOperation):
         for name, value in self.replaces().items():
             if name in new:
                 lines.append(f"{name}: {value!r} becomes {new[name]!r}")
-        return lines or ["compiled anew: a type changes"]
+        return lines or ["as it was found" if self.new.found else "compiled anew: a type changes"]
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """Return what `alembic check` prints: table, what differs, and the remedy."""
