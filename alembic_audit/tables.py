@@ -226,8 +226,9 @@ def make_spec(table: sa.Table, wanted: AuditOptions) -> spec.AuditSpec:
     """Return the spec of a table and its options.
 
     Raises:
-        DeclarationError: Names collide, or a key column would not be stored.
+        DeclarationError: Names collide, a key column is not stored, or the table is temporary.
     """
+    _refuse_temporary(table)
     stored = _stored_columns(table, wanted)
     audit_schema = wanted.schema_name or table.schema
     convention = table.metadata.naming_convention
@@ -270,6 +271,15 @@ def make_spec(table: sa.Table, wanted: AuditOptions) -> spec.AuditSpec:
         )
     except SpecError as error:
         raise DeclarationError(f"table {table.fullname!r} cannot be audited: {error}") from error
+
+
+def _refuse_temporary(table: sa.Table) -> None:
+    prefixes = " ".join(map(str, table._prefixes)).upper().split()
+    if {"TEMP", "TEMPORARY"} & set(prefixes):
+        raise DeclarationError(
+            f"table {table.fullname!r} is temporary: it is gone with the session that made it, and "
+            "no migration can put a trigger on it; leave it out of the audit"
+        )
 
 
 def _setting_column(table: sa.Table, wanted: AuditOptions, name: str) -> str:

@@ -270,6 +270,109 @@ def test_inheritance(tmp_path: Path, database: Database) -> None:
     )
 
 
+AUDIT_TABLE = """op.create_table('account_audit',
+    sa.Column('audit_id', sa.BigInteger(), sa.Identity(always=True), primary_key=True),
+    sa.Column('audit_operation', sa.String(1), nullable=False),
+    sa.Column('audit_operation_timestamp', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('audit_transaction_id', sa.BigInteger(), nullable=False),
+    sa.Column('audit_current_user', sa.String(64), nullable=False),
+    sa.Column('id', sa.Integer()), sa.Column('email', sa.Text()))
+    """
+FOREIGN = (
+    "CREATE EXTENSION postgres_fdw",
+    "CREATE TABLE remote (id int, email text)",
+    "DO $$ BEGIN EXECUTE format('CREATE SERVER itself FOREIGN DATA WRAPPER postgres_fdw OPTIONS "
+    "(host %%L, port %%L, dbname %%L)', split_part(current_setting('unix_socket_directories'), ',',"
+    " 1), current_setting('port'), current_database()); END $$",
+    "DO $$ BEGIN EXECUTE format('CREATE USER MAPPING FOR current_user SERVER itself OPTIONS "
+    "(user %%L)', current_user); END $$",
+    "CREATE FOREIGN TABLE account (id int, email text) SERVER itself OPTIONS (table_name 'remote')",
+)
+
+
+def test_foreign_table(tmp_path: Path, database: Database) -> None:
+    """What goes through a foreign table is recorded, what is written behind it is not.
+
+    Alembic does not see it and would create it: filtered out, its trail is written by hand, and
+    neither the trail nor the table is proposed for anything.
+    """
+
+    def unseen(_object: Any, name: str | None, kind: str, _reflected: bool, _to: Any) -> bool:
+        return kind != "table" or name not in ("account", "remote")
+
+    project = Project(tmp_path, database, include_object=unseen)
+    if not project.rows("SELECT FROM pg_available_extensions WHERE name = 'postgres_fdw'"):
+        pytest.skip("this server has no postgres_fdw")
+    project.execute(*FOREIGN)
+    metadata = models(partitions=())
+    before = snapshot(project.engine)
+    project.write(
+        AUDIT_TABLE
+        + "op.create_index('account_audit_key_idx', 'account_audit', ['id', 'audit_id'])\n    "
+        + "op.create_audit_trigger('account', key=['id'], columns=['id', 'email'])",
+        "op.drop_audit_trigger('account')\n    op.drop_audit_table('account_audit')",
+    )
+    project.upgrade()
+    project.check(metadata)
+    project.execute("INSERT INTO account VALUES (1, 'a')")
+    project.execute("UPDATE account SET email = 'b'")
+    project.execute("UPDATE account SET id = 2")
+    project.execute("DELETE FROM account")
+    project.execute("TRUNCATE account")
+    project.execute("INSERT INTO remote VALUES (3, 'c')")
+
+    assert [
+        ("I", 1, "a"),
+        ("U", 1, "b"),
+        ("D", 1, "b"),
+        ("U", 2, "b"),
+        ("D", 2, "b"),
+        ("T", None, None),
+    ] == records(project)
+    project.execute("TRUNCATE account_audit")
+    project.downgrade()
+    assert before["triggers"] == snapshot(project.engine)["triggers"]
+    assert before["functions"] == snapshot(project.engine)["functions"]
+
+
+@pytest.mark.parametrize("prefix", ["TEMPORARY", "TEMP", "GLOBAL TEMPORARY", "local temp"])
+def test_temporary_tables_are_refused(prefix: str, tmp_path: Path, database: Database) -> None:
+    """A temporary table is gone with its session: who declares its trail is told so."""
+    metadata = sa.MetaData()
+    sa.Table(
+        "account",
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True),
+        prefixes=[prefix],
+        info={"audit.options": {"enabled": True}},
+    )
+    project = Project(tmp_path, database)
+
+    with pytest.raises(CommandError) as caught:
+        project.revision(metadata)
+
+    assert (
+        "table 'account' is temporary: it is gone with the session that made it, and no migration "
+        "can put a trigger on it; leave it out of the audit"
+    ) == str(caught.value)
+
+
+def test_temporary_table_by_hand(tmp_path: Path, database: Database) -> None:
+    """A temporary table stands in no schema that an operation could name."""
+    project = Project(tmp_path, database)
+    before = snapshot(project.engine)
+    project.write(
+        "op.execute('CREATE TEMP TABLE account (id int, email text)')\n    "
+        + AUDIT_TABLE
+        + "op.create_audit_trigger('account', columns=['id', 'email'])"
+    )
+
+    with pytest.raises(sa.exc.DBAPIError, match=r'table "public"."account" does not exist'):
+        project.upgrade()
+
+    assert before == snapshot(project.engine)
+
+
 UNAUDITABLE = {
     "view": ("CREATE VIEW account AS SELECT 1 AS id, 'x'::text AS email", '"account" is a view'),
     "materialized view": (
