@@ -190,7 +190,8 @@ def history(project: Project) -> list[Record]:
     )
     records = []
     for (table,) in tables:
-        for (row,) in project.rows(f"SELECT to_jsonb(r)::text FROM {table} AS r"):
+        name = table.replace("%", "%%")
+        for (row,) in project.rows(f"SELECT to_jsonb(r)::text FROM {name} AS r"):
             values = json.loads(row, parse_float=Decimal)  # 12.50 is not 12.5
             time = values.pop("audit_operation_timestamp", None) or values.pop("audit_timestamp")
             texts = (repr(value) for value in values.values() if value is not None)
