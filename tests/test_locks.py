@@ -228,3 +228,22 @@ def test_refused(tables: list[str], mode: str, message: str) -> None:
     """What cannot be locked so is refused with a sentence."""
     with pytest.raises(SpecError, match=message):
         LockAuditedTablesOp(tables, mode=mode)
+
+
+def test_a_referenced_table_is_locked_too(tmp_path: Path, database: Database) -> None:
+    """A foreign key locks both of its tables, so the audited one that it refers to is there too."""
+
+    def linked(key: bool) -> sa.MetaData:
+        metadata = models("email")
+        column = metadata.tables["invoice"].c.id
+        if key:
+            metadata.tables["invoice"].append_constraint(
+                sa.ForeignKeyConstraint([column], ["account.id"], name="fk_account")
+            )
+        return metadata
+
+    project = Project(tmp_path, database)
+    project.migrate(linked(False))
+    line = "op.lock_audited_tables(['account', 'invoice'], mode='ACCESS EXCLUSIVE')"
+    assert 2 == project.migrate(linked(True)).count(line)
+    assert 2 == project.migrate(linked(False)).count(line)

@@ -125,6 +125,7 @@ class _Locks:
         }
         self.dropped: set[Name] = set()
         self.left: set[Name] = set()
+        self.referenced: set[Name] = set()
 
     def add(self, op: MigrateOperation) -> None:
         """Take note of an operation."""
@@ -138,6 +139,7 @@ class _Locks:
             self.created.add(name)
         elif isinstance(op, ops.DropTableOp):
             self.dropped.add(name)
+        self._note_reference(op)
         if isinstance(op, CreateAuditTriggerOp):
             self._note(op.state.spec.schema, op.state.spec.table, _SHARE, _EXCLUSIVE)
         elif isinstance(op, DropAuditTriggerOp):
@@ -156,6 +158,19 @@ class _Locks:
             self._note_source(name)
         elif name in self.sources and not isinstance(op, ops.CreateTableOp):
             self._note(schema, table, _EXCLUSIVE, _EXCLUSIVE)
+
+    def _note_reference(self, op: MigrateOperation) -> None:
+        """Take note of the audited table that a foreign key refers to: it is locked with the other.
+
+        Alone it needs no lock beforehand, since it is one table.
+        """
+        key = op._reverse if isinstance(op, ops.DropConstraintOp) else op
+        if isinstance(key, ops.CreateForeignKeyOp):
+            schema = key.kw.get("referent_schema")
+            name = (schema or self.default_schema, key.referent_table)
+            if name in self.sources:
+                self.referenced.add(name)
+                self.shown[name] = (schema, key.referent_table) if schema else key.referent_table
 
     def _note_source(self, audit: Name) -> None:
         if spec := self.trails.get(audit):
@@ -192,10 +207,13 @@ class _Locks:
     def _lock(
         self, levels: Mapping[Name, int], absent: Iterable[Name]
     ) -> LockAuditedTablesOp | None:
-        names = sorted(set(levels) - set(absent))
-        if not names:
+        touched = set(levels) - set(absent)
+        if not touched:
             return None
-        mode = MODES[max(levels[name] for name in names)]
+        referenced = self.referenced - set(absent)
+        # A foreign key that goes takes both tables ACCESS EXCLUSIVE.
+        level = max(_EXCLUSIVE if referenced else _SHARE, *(levels[name] for name in touched))
+        mode, names = MODES[level], sorted(touched | referenced)
         return LockAuditedTablesOp([self.shown[name] for name in names], mode=mode)
 
 
