@@ -18,6 +18,7 @@ from tests.project import TEMPLATE
 
 FORKS = """
 import os, sys
+sys.dont_write_bytecode = True  # env.py may be written twice in the second that a cache knows
 import sqlalchemy.orm, psycopg2
 import alembic.command
 import alembic_audit.autogenerate.compare

@@ -1,5 +1,6 @@
 import itertools
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from sqlalchemy.engine import URL, Engine
 from alembic_audit import listeners
 from alembic_audit.autogenerate import compare
 from tools import postgres
+
+# Migrations and env.py may be written twice in the second that a cache of bytecode knows.
+sys.dont_write_bytecode = True
 
 collect_ignore = [] if find_spec("optuna") else ["real"]
 
