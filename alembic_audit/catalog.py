@@ -34,6 +34,7 @@ TRIGGER_ELSEWHERE = "trigger on another table"
 SECOND_TRIGGER = "second trigger"
 AUDIT_TABLE_MISSING = "audit table missing"
 AUDIT_COLUMN_MISSING = "audit column missing"
+COLUMN_MISSING = "column missing"
 SEQUENCE_CACHE = "sequence CACHE"
 
 _FUNCTIONS = sa.text(
@@ -305,8 +306,12 @@ def read(
         if function.oid not in ours and qualify(*name) not in newer:
             foreign += [_foreign(row, function.prosrc) for row in triggers[function.oid]]
     relations = _relations(connection, [spec for spec, _, _ in taken.values()], default_schema)
+    others = _Triggers(
+        {name for spec, _, _ in taken.values() for name in _wanted(spec, default_schema)},
+        {_trigger_name(row) for rows in triggers.values() for row in rows if not row.parent},
+    )
     states = {
-        name: _State(spec, row, triggers[row.oid], relations, default_schema).read(headless)
+        name: _State(spec, row, triggers[row.oid], relations, others, default_schema).read(headless)
         for name, (spec, row, headless) in taken.items()
     }
     made = [
@@ -499,6 +504,36 @@ def _set_state(row: sa.Row[Any]) -> str:
     return f"ALTER TABLE ONLY {table} {_STATES[row.tgenabled]} TRIGGER {quote(row.tgname)}"
 
 
+@dataclasses.dataclass(frozen=True)
+class _Triggers:
+    """The triggers of all trails, by schema, table and name.
+
+    Attributes:
+        wanted: Those that the specs give.
+        there: Those that call a function of ours, whichever.
+    """
+
+    wanted: set[tuple[str, str, str]]
+    there: set[tuple[str, str, str]]
+
+
+def _trigger_name(row: sa.Row[Any]) -> tuple[str, str, str]:
+    return (row.nspname, row.relname, row.tgname)
+
+
+def _wanted(spec: AuditSpec, default_schema: str) -> dict[tuple[str, str, str], int]:
+    """Return the triggers of a spec with their ``tgtype``."""
+    source = text.schemas(spec, default_schema)[0]
+    wanted = {
+        (source, spec.table, name): _trigger_type(spec, kind)
+        for kind, name in spec.trigger_names.items()
+    }
+    return wanted | {
+        (source, partition, spec.truncate_trigger): _BEFORE_TRUNCATE
+        for partition in spec.partitions
+    }
+
+
 class _State:
     """One trail, on the way from rows to an AuditState."""
 
@@ -508,10 +543,11 @@ class _State:
         row: sa.Row[Any],
         triggers: Sequence[sa.Row[Any]],
         relations: Mapping[Name, sa.Row[Any]],
+        others: _Triggers,
         default_schema: str,
     ) -> None:
         source, audit = text.schemas(spec, default_schema)
-        self.spec = spec
+        self.others = others
         self.row = row
         self.triggers = triggers
         self.default_schema = default_schema
@@ -521,7 +557,10 @@ class _State:
         self.orphaned = self.source_name not in relations
         self.audit = relations.get(self.audit_name)
         self.missing = _missing(spec.audit_column_names, self.audit)
-        self.incomplete = self.missing or _missing(spec.stored, relations.get(self.source_name))
+        self.gone = _missing(spec.stored, relations.get(self.source_name))
+        self.incomplete = self.missing or self.gone
+        # A downgrade checks the columns of what it makes; the body brings the others back.
+        self.spec = spec if self.orphaned else spec.without(self.gone)
         header = AuditSpec.from_body(row.prosrc)
         self.displaced = header is not None and header.function != row.proname
         self.drift: list[Drift] = []
@@ -604,6 +643,9 @@ class _State:
 
     def _compare_audit_table(self) -> None:
         name = qualify(*self.audit_name)
+        for column in self.gone if not self.orphaned else ():
+            table = qualify(*self.source_name)
+            self._drifted(COLUMN_MISSING, f"column {quote(column)} of {table} is gone")
         if self.audit is None:
             self._drifted(AUDIT_TABLE_MISSING, f"audit table {name} is gone")
             return
@@ -620,14 +662,7 @@ class _State:
             )
 
     def _compare_triggers(self) -> None:
-        wanted = {
-            (*self.source_name, name): _trigger_type(self.spec, kind)
-            for kind, name in self.spec.trigger_names.items()
-        }
-        wanted |= {
-            (self.source_name[0], partition, self.spec.truncate_trigger): _BEFORE_TRUNCATE
-            for partition in self.spec.partitions
-        }
+        wanted = _wanted(self.spec, self.default_schema)
         normal = "A" if self.spec.always else "O"
         parents = {row.oid: row.parent for row in self.triggers}
         # By trigger, the state that is meant, and the one in which the statements make it.
@@ -642,11 +677,14 @@ class _State:
                 self._compare_state(row, trigger, *states[oid])
                 continue
             definition = _definition(row.definition, self.name)
-            name = (row.nspname, row.relname, row.tgname)
+            name = _trigger_name(row)
             states[row.oid] = (normal, normal)
             if name not in wanted:
                 kind = SECOND_TRIGGER if name[:2] == self.source_name else TRIGGER_ELSEWHERE
-                self._drifted(kind, f"{trigger} calls {self.name} too", definition)
+                found = [definition]
+                if name in self.others.wanted:  # another trail's, which the downgrade made before
+                    found.insert(0, f"DROP TRIGGER IF EXISTS {quote(row.tgname)} ON {table}")
+                self._drifted(kind, f"{trigger} calls {self.name} too", *found)
                 states[row.oid] = ("O", "O")
             elif wanted.pop(name) != row.tgtype or not row.plain:
                 self._drifted(
@@ -659,11 +697,14 @@ class _State:
             self._compare_state(row, trigger, *states[row.oid])
         for schema, relation, trigger in wanted:
             table = qualify(schema, relation)
-            drop = f"DROP TRIGGER {quote(trigger)} ON {table}"
+            found = [f"DROP TRIGGER {quote(trigger)} ON {table}"]
+            if (schema, relation, trigger) in self.others.there:
+                found = []  # one of that name calls another function, which brings it back
             if self.orphaned:
-                self.found.append(drop)
+                self.found += found
             else:
-                self._drifted(TRIGGER_MISSING, f"trigger {quote(trigger)} on {table} is gone", drop)
+                detail = f"trigger {quote(trigger)} on {table} is gone"
+                self._drifted(TRIGGER_MISSING, detail, *found)
 
     def _compare_state(self, row: sa.Row[Any], trigger: str, meant: str, made: str) -> None:
         if row.tgenabled != meant:

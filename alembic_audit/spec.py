@@ -137,6 +137,23 @@ class AuditSpec:
             names["truncate"] = self.truncate_trigger
         return names
 
+    def without(self, columns: Iterable[str]) -> "AuditSpec":
+        """Return the spec without some source columns; the same if none would be left."""
+        gone = set(columns)
+
+        def left(names: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(name for name in names if name not in gone)
+
+        if not set(self.watched) - gone:
+            return self
+        return dataclasses.replace(
+            self,
+            key=left(self.key),
+            columns=left(self.columns),
+            hash_columns=left(self.hash_columns),
+            ignore_columns=left(self.ignore_columns),
+        )
+
     def unordered(self) -> "AuditSpec":
         """Return the spec without the order of its columns, which means nothing in a database."""
         return dataclasses.replace(

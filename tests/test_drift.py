@@ -94,7 +94,11 @@ class Case:
     @property
     def broken(self) -> bool:
         """Whether the next write would fail."""
-        gone = {catalog.AUDIT_TABLE_MISSING, catalog.AUDIT_COLUMN_MISSING}
+        gone = {
+            catalog.AUDIT_TABLE_MISSING,
+            catalog.AUDIT_COLUMN_MISSING,
+            catalog.COLUMN_MISSING,
+        }
         never_called = {catalog.ORPHANED_FUNCTION, catalog.TRIGGER_DISABLED}
         return bool(gone & set(self.kinds)) and not never_called & set(self.kinds)
 
@@ -360,6 +364,12 @@ CASES = [
         'column "email" of audit table "public"."account_audit" is gone',
     ),
     Case(
+        "no_column",
+        ran("ALTER TABLE account DROP COLUMN email"),
+        (catalog.COLUMN_MISSING, catalog.BODY_EDITED),
+        'column "email" of "public"."account" is gone',
+    ),
+    Case(
         "no_setting_column",
         ran("ALTER TABLE account_audit DROP COLUMN audit_username"),
         (catalog.AUDIT_COLUMN_MISSING,),
@@ -399,7 +409,7 @@ def undo(case: Case, project: Project) -> None:
     """Downgrade; the line in env.py refuses to bring a trail back that is broken."""
     if case.broken:
         before = snapshot(project.engine)
-        with pytest.raises(CommandError, match=r"audit table public\.account_audit of public\."):
+        with pytest.raises(CommandError, match=r"table public\.account"):
             project.downgrade()
         assert before == snapshot(project.engine)
         project.config.attributes["check_trails"] = False
@@ -644,3 +654,69 @@ def test_foreign_triggers(tmp_path: Path, database: Database) -> None:
         assert before == foreign()
     project.downgrade("0001")
     assert before == foreign()
+
+
+def both_audited(*columns: str) -> sa.MetaData:
+    metadata = sa.MetaData()
+    for name in ("account", "other"):
+        sa.Table(
+            name,
+            metadata,
+            sa.Column("id", sa.Integer, primary_key=True),
+            *(sa.Column(column, sa.Text) for column in columns),
+            info={"audit.options": {"enabled": True}},
+        )
+    return metadata
+
+
+def test_triggers_swapped_between_two_tables(
+    tmp_path: Path, server: postgres.Server, database: Database
+) -> None:
+    """Each calls the other's function: the migration mends both, its downgrade swaps them again."""
+    project = Project(tmp_path, database)
+    project.migrate(both_audited("email"))
+    meant = snapshot(project.engine)
+    events = "AFTER INSERT OR UPDATE OR DELETE"
+    project.execute(
+        'DROP TRIGGER "00_audit_account" ON account',
+        'DROP TRIGGER "00_audit_other" ON other',
+        f'CREATE TRIGGER "00_audit_account" {events} ON account FOR EACH ROW'
+        " EXECUTE FUNCTION public_other_audit()",
+        f'CREATE TRIGGER "00_audit_other" {events} ON other FOR EACH ROW'
+        " EXECUTE FUNCTION public_account_audit()",
+        'ALTER TABLE other DISABLE TRIGGER "00_audit_other"',
+    )
+    drifted = snapshot(project.engine)
+
+    project.migrate(both_audited("email"))
+    assert meant == snapshot(project.engine)
+    project.downgrade()
+    assert drifted == snapshot(project.engine)
+    script = tmp_path / "script.sql"
+    psql(server, database, script, project.sql("upgrade", "0001:0002"))
+    assert meant == snapshot(project.engine)
+    psql(server, database, script, project.sql("downgrade", "0002:0001"))
+    assert drifted == snapshot(project.engine)
+
+
+def test_column_dropped_by_hand_and_from_the_models(tmp_path: Path, database: Database) -> None:
+    """The trail goes on without it; the downgrade brings the broken trail back, if it may."""
+    project = Project(tmp_path, database)
+    project.migrate(both_audited("email", "note"))
+    project.execute("INSERT INTO account VALUES (1, 'a', 'n')")
+    project.execute("ALTER TABLE account DROP COLUMN note", "ALTER TABLE other DROP COLUMN note")
+    drifted = snapshot(project.engine)
+
+    project.migrate(both_audited("email"))
+    project.execute("UPDATE account SET email = 'b'")
+    expected = [("I", "a", "n"), ("U", "b", None)]
+    assert expected == project.rows(
+        "SELECT audit_operation, email, note FROM account_audit ORDER BY audit_id"
+    )
+    with pytest.raises(CommandError, match=r"table public\.account has no column note"):
+        project.downgrade()
+    project.config.attributes["check_trails"] = False
+    project.downgrade()
+    assert drifted == snapshot(project.engine)
+    project.upgrade()
+    project.check(both_audited("email"))

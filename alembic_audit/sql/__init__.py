@@ -228,7 +228,8 @@ def replace(
         function(name, body(new, default_schema), verb=REPLACE_FUNCTION),
     ]
     if not same_triggers(old, new, found):
-        statements += [_drop_triggers(name), *triggers(new, default_schema)]
+        statements += [_drop_triggers(name), _drop_others(new, default_schema)]
+        statements += triggers(new, default_schema)
     if new.owner and (
         new.owner != old.owner or new_audit_table or any(" OWNER TO " in one for one in found)
     ):
@@ -291,7 +292,26 @@ def _regprocedure(function: str) -> str:
     return f"{literal(function + '()')}::pg_catalog.regprocedure"
 
 
+def _drop_others(spec: AuditSpec, default_schema: str) -> str:
+    """Drop what has the names of a spec's triggers on its table and calls a function of ours."""
+    names = ", ".join(map(literal, spec.trigger_names.values()))
+    source = literal(source_name(spec, default_schema))
+    return _drop_where(
+        f"tgrelid OPERATOR(pg_catalog.=) {source}::pg_catalog.regclass",
+        f"  AND tgname OPERATOR(pg_catalog.=) ANY (ARRAY[{names}])",
+        "  AND EXISTS (SELECT FROM pg_catalog.pg_proc AS p",
+        "    WHERE p.oid OPERATOR(pg_catalog.=) tgfoid",
+        f"      AND pg_catalog.starts_with(p.prosrc, {literal(HEADER)}))",
+    )
+
+
 def _drop_triggers(function: str) -> str:
+    """Drop every trigger that calls a function."""
+    return _drop_where(f"tgfoid OPERATOR(pg_catalog.=) {_regprocedure(function)}")
+
+
+def _drop_where(*conditions: str) -> str:
+    first, *more = conditions
     return do_block(
         [
             "DECLARE",
@@ -303,7 +323,8 @@ def _drop_triggers(function: str) -> str:
             "    JOIN pg_catalog.pg_class ON pg_class.oid OPERATOR(pg_catalog.=) tgrelid",
             "    JOIN pg_catalog.pg_namespace",
             "      ON pg_namespace.oid OPERATOR(pg_catalog.=) relnamespace",
-            f"    WHERE tgfoid OPERATOR(pg_catalog.=) {_regprocedure(function)}",
+            f"    WHERE {first}",
+            *(f"    {line}" for line in more),
             "      AND tgparentid OPERATOR(pg_catalog.=) 0",
             "  LOOP",
             "    EXECUTE pg_catalog.format(",
