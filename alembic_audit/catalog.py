@@ -459,7 +459,7 @@ def _folded(identifier: str) -> str:
 
 def _table_of(spec: AuditSpec | None, triggers: Sequence[sa.Row[Any]], default_schema: str) -> Name:
     for row in triggers:
-        if not row.parent:
+        if not row.parent and row.tgtype != text.GUARD_TYPE:
             return (row.nspname, row.relname)
     assert spec is not None  # without a header a trigger is what made it a stray
     return (text.schemas(spec, default_schema)[0], spec.table)
@@ -622,7 +622,9 @@ class _State:
             (self.source_name[0], partition, self.spec.truncate_trigger): _BEFORE_TRUNCATE
             for partition in self.spec.partitions
         }
-        normal = "A" if self.spec.always else "O"
+        guard = (*self.audit_name, self.spec.guard_trigger)
+        if self.spec.append_only:
+            wanted[guard] = text.GUARD_TYPE
         parents = {row.oid: row.parent for row in self.triggers}
         # By trigger, the state that is meant, and the one in which the statements make it.
         states: dict[int, tuple[str, str]] = {}
@@ -637,6 +639,7 @@ class _State:
                 continue
             definition = _definition(row.definition, self.name)
             name = (row.nspname, row.relname, row.tgname)
+            normal = "A" if self.spec.always or name == guard else "O"
             states[row.oid] = (normal, normal)
             if name not in wanted:
                 kind = SECOND_TRIGGER if name[:2] == self.source_name else TRIGGER_ELSEWHERE

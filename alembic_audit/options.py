@@ -19,7 +19,6 @@ NOT_BUILT: dict[str, object] = {
     "sparse_columns": (),
     "level": "row",
     "indexes": None,
-    "append_only": False,
 }
 """Documented options that this version refuses, each with the only value it accepts."""
 
@@ -42,6 +41,7 @@ class AuditOptions:
         always: The triggers fire also while ``session_replication_role`` is ``replica``.
         owner: The role that owns function and audit table; None is who runs the migration.
         partitions: Partitions, in the table's schema, of which a TRUNCATE by name is recorded.
+        append_only: UPDATE, DELETE and TRUNCATE of the audit table are refused, to its owner too.
     """
 
     schema_name: str | None = None
@@ -57,6 +57,7 @@ class AuditOptions:
     always: bool = False
     owner: str | None = None
     partitions: tuple[str, ...] = ()
+    append_only: bool = False
 
 
 class Options(TypedDict, total=False):
@@ -77,6 +78,7 @@ class Options(TypedDict, total=False):
     always: bool
     owner: str | None
     partitions: Collection[str]
+    append_only: bool
 
 
 _NAMES = {field.name for field in dataclasses.fields(AuditOptions)}
@@ -145,7 +147,7 @@ def _validated(table: sa.Table, where: str, given: dict[str, Any]) -> AuditOptio
         if marks[mark]:
             given[option] = tuple(dict.fromkeys((*given.get(option, ()), *marks[mark])))
     _check_contradictions(where, given)
-    for name in ("skip_unchanged", "changed_columns", "always"):
+    for name in ("skip_unchanged", "changed_columns", "always", "append_only"):
         if name in given and not isinstance(given[name], bool):
             raise DeclarationError(f"{name} in {where} must be a bool, found {given[name]!r}")
     for name in ("schema_name", "owner"):

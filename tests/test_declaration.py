@@ -409,7 +409,6 @@ def test_mistake_in_disabled_options() -> None:
         ("level", "auto"),
         ("level", "statement"),
         ("indexes", ()),
-        ("append_only", True),
     ],
 )
 def test_not_built(option: str, value: Any) -> None:

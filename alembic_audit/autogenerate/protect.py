@@ -21,7 +21,7 @@ from alembic_audit.operations import (
     NumberAuditTableOp,
 )
 from alembic_audit.spec import OWN_COLUMNS, AuditSpec, key_index
-from alembic_audit.sql import COMMENT
+from alembic_audit.sql.text import COMMENT
 
 _OWN = {name for names in OWN_COLUMNS.values() for name in names}
 
