@@ -470,7 +470,7 @@ def _folded(identifier: str) -> str:
 
 def _table_of(spec: AuditSpec | None, triggers: Sequence[sa.Row[Any]], default_schema: str) -> Name:
     for row in triggers:
-        if not row.parent:
+        if not row.parent and row.tgtype != text.GUARD_TYPE:
             return (row.nspname, row.relname)
     assert spec is not None  # without a header a trigger is what made it a stray
     return (text.schemas(spec, default_schema)[0], spec.table)
@@ -523,11 +523,13 @@ def _trigger_name(row: sa.Row[Any]) -> tuple[str, str, str]:
 
 def _wanted(spec: AuditSpec, default_schema: str) -> dict[tuple[str, str, str], int]:
     """Return the triggers of a spec with their ``tgtype``."""
-    source = text.schemas(spec, default_schema)[0]
+    source, audit = text.schemas(spec, default_schema)
     wanted = {
         (source, spec.table, name): _trigger_type(spec, kind)
         for kind, name in spec.trigger_names.items()
     }
+    if spec.append_only:
+        wanted[(audit, spec.audit_table, spec.guard_trigger)] = text.GUARD_TYPE
     return wanted | {
         (source, partition, spec.truncate_trigger): _BEFORE_TRUNCATE
         for partition in spec.partitions
@@ -663,7 +665,7 @@ class _State:
 
     def _compare_triggers(self) -> None:
         wanted = _wanted(self.spec, self.default_schema)
-        normal = "A" if self.spec.always else "O"
+        guard = (*self.audit_name, self.spec.guard_trigger)
         parents = {row.oid: row.parent for row in self.triggers}
         # By trigger, the state that is meant, and the one in which the statements make it.
         states: dict[int, tuple[str, str]] = {}
@@ -678,6 +680,7 @@ class _State:
                 continue
             definition = _definition(row.definition, self.name)
             name = _trigger_name(row)
+            normal = "A" if self.spec.always or name == guard else "O"
             states[row.oid] = (normal, normal)
             if name not in wanted:
                 kind = SECOND_TRIGGER if name[:2] == self.source_name else TRIGGER_ELSEWHERE

@@ -25,6 +25,7 @@ def create_audit_trigger(
     always: bool = False,
     owner: str | None = None,
     partitions: Iterable[str] = (),
+    append_only: bool = False,
     version: int = ...,
     found: Iterable[str] = (),
 ) -> None: ...
@@ -58,6 +59,7 @@ def replace_audit_trigger(
     always: bool = False,
     owner: str | None = None,
     partitions: Iterable[str] = (),
+    append_only: bool = False,
     version: int = ...,
     found: Iterable[str] = (),
 ) -> None: ...
@@ -89,6 +91,7 @@ def rename_audited_table(
     always: bool = False,
     owner: str | None = None,
     partitions: Iterable[str] = (),
+    append_only: bool = False,
     version: int = ...,
 ) -> None: ...
 def rename_audited_column(
@@ -114,6 +117,7 @@ def rename_audited_column(
     always: bool = False,
     owner: str | None = None,
     partitions: Iterable[str] = (),
+    append_only: bool = False,
     version: int = ...,
 ) -> None: ...
 def snapshot_audit_table(
@@ -137,6 +141,7 @@ def snapshot_audit_table(
     always: bool = False,
     owner: str | None = None,
     partitions: Iterable[str] = (),
+    append_only: bool = False,
     version: int = ...,
 ) -> None: ...
 def alter_audit_column(
@@ -150,6 +155,9 @@ def alter_audit_column(
     new_column_name: str | None = None,
 ) -> None: ...
 def number_audit_table(table_name: str, *, schema: str | None = None) -> None: ...
+def purge_audit_table(
+    table_name: str, *, before: str, reason: str, schema: str | None = None
+) -> None: ...
 def create_audit_schema(schema: str) -> None: ...
 def drop_audit_schema(schema: str) -> None: ...
 def lock_audited_tables(

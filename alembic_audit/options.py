@@ -18,7 +18,6 @@ MARKS = ("exclude", "ignore", "hash")
 NOT_BUILT: dict[str, object] = {
     "sparse_columns": (),
     "level": "row",
-    "append_only": False,
 }
 """Documented options that this version refuses, each with the only value it accepts."""
 
@@ -42,6 +41,7 @@ class AuditOptions:
         owner: The role that owns function and audit table; None is who runs the migration.
         indexes: Columns of each index of the audit table; None is one on the key and ``audit_id``.
         partitions: Partitions, in the table's schema, of which a TRUNCATE by name is recorded.
+        append_only: UPDATE, DELETE and TRUNCATE of the audit table are refused, to its owner too.
     """
 
     schema_name: str | None = None
@@ -58,6 +58,7 @@ class AuditOptions:
     owner: str | None = None
     partitions: tuple[str, ...] = ()
     indexes: tuple[tuple[str, ...], ...] | None = None
+    append_only: bool = False
 
 
 class Options(TypedDict, total=False):
@@ -79,6 +80,7 @@ class Options(TypedDict, total=False):
     owner: str | None
     partitions: Collection[str]
     indexes: Sequence[Sequence[str]] | None
+    append_only: bool
 
 
 _NAMES = {field.name for field in dataclasses.fields(AuditOptions)}
@@ -147,7 +149,7 @@ def _validated(table: sa.Table, where: str, given: dict[str, Any]) -> AuditOptio
         if marks[mark]:
             given[option] = tuple(dict.fromkeys((*given.get(option, ()), *marks[mark])))
     _check_contradictions(where, given)
-    for name in ("skip_unchanged", "changed_columns", "always"):
+    for name in ("skip_unchanged", "changed_columns", "always", "append_only"):
         if name in given and not isinstance(given[name], bool):
             raise DeclarationError(f"{name} in {where} must be a bool, found {given[name]!r}")
     for name in ("schema_name", "owner"):

@@ -93,6 +93,7 @@ class AuditSpec:
     always: bool = False
     owner: str | None = None
     partitions: tuple[str, ...] = ()
+    append_only: bool = False
     version: int = 1
 
     @property
@@ -114,6 +115,11 @@ class AuditSpec:
     def truncate_trigger(self) -> str:
         """The name of the triggers for TRUNCATE, on the table and on its partitions."""
         return naming.shorten(f"{self.trigger}_truncate")
+
+    @property
+    def guard_trigger(self) -> str:
+        """The name of the trigger on the audit table that makes it append-only."""
+        return naming.shorten(f"{self.trigger}_append_only")
 
     @property
     def audit_column_names(self) -> tuple[str, ...]:
@@ -189,6 +195,7 @@ class AuditSpec:
         always: bool = False,
         owner: str | None = None,
         partitions: Iterable[str] = (),
+        append_only: bool = False,
         version: int = 1,
     ) -> "AuditSpec":
         """Return the spec that the arguments of ``op.create_audit_trigger`` describe.
@@ -246,6 +253,7 @@ class AuditSpec:
             always=bool(always),
             owner=owner,
             partitions=tuple(sorted(_names("partitions", partitions))),
+            append_only=bool(append_only),
             version=version,
         )
         spec._check()
@@ -279,6 +287,7 @@ class AuditSpec:
             "always": self.always,
             "owner": self.owner,
             "partitions": list(self.partitions),
+            "append_only": self.append_only,
             "version": self.version,
         }
 

@@ -10,7 +10,7 @@ from sqlalchemy.types import TypeEngine
 from alembic_audit import ddl, naming, options, spec
 from alembic_audit.errors import DeclarationError, SpecError
 from alembic_audit.options import AuditOptions
-from alembic_audit.sql import COMMENT
+from alembic_audit.sql.text import COMMENT
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -267,6 +267,7 @@ def make_spec(table: sa.Table, wanted: AuditOptions) -> spec.AuditSpec:
             always=wanted.always,
             owner=wanted.owner,
             partitions=wanted.partitions,
+            append_only=wanted.append_only,
             version=spec.CURRENT_VERSION,
         )
     except SpecError as error:

@@ -408,7 +408,6 @@ def test_mistake_in_disabled_options() -> None:
         ("sparse_columns", ["email"]),
         ("level", "auto"),
         ("level", "statement"),
-        ("append_only", True),
     ],
 )
 def test_not_built(option: str, value: Any) -> None:

@@ -142,10 +142,13 @@ class _Locks:
         self._note_reference(op)
         if isinstance(op, CreateAuditTriggerOp):
             self._note(op.state.spec.schema, op.state.spec.table, _SHARE, _EXCLUSIVE)
+            self._note_guarded(op.state.spec, _SHARE, _EXCLUSIVE)
         elif isinstance(op, DropAuditTriggerOp):
             # A function without a trigger may be without its table.
             if op.state is not None or any(_CREATES_TRIGGER(one) for one in op.restore):
                 self._note(schema, table, _EXCLUSIVE, _SHARE)
+            if op.state is not None and not op.state.audit_table_missing:
+                self._note_guarded(op.state.spec, _EXCLUSIVE, _SHARE)
         elif isinstance(op, ReplaceAuditTriggerOp):
             self._replaced(op)
         elif isinstance(op, AddAuditColumnOp | AlterAuditColumnOp | NumberAuditTableOp):
@@ -172,6 +175,11 @@ class _Locks:
                 self.referenced.add(name)
                 self.shown[name] = (schema, key.referent_table) if schema else key.referent_table
 
+    def _note_guarded(self, spec: AuditSpec, up: int, down: int) -> None:
+        """Take note that a trigger on the audit table comes or goes, where it has one."""
+        if spec.append_only:
+            self._note(spec.audit_schema, spec.audit_table, up, down)
+
     def _note_source(self, audit: Name) -> None:
         if spec := self.trails.get(audit):
             self._note(spec.schema, spec.table, _SHARE, _SHARE)
@@ -184,6 +192,8 @@ class _Locks:
         } & {one.name for one in new.session_settings}
         if moves or renames or not sql.same_triggers(old, new, (*op.old.found, *op.new.found)):
             self._note(new.schema, new.table, _EXCLUSIVE, _EXCLUSIVE)
+            if not moves and not op.old.audit_table_missing:
+                self._note_guarded(old if old.append_only else new, _EXCLUSIVE, _EXCLUSIVE)
         if moves:
             self.left.add(audit_of(old, self.default_schema))
             self._note(old.audit_schema, old.audit_table, _EXCLUSIVE, None)

@@ -22,7 +22,7 @@ from alembic_audit.operations import (
     NumberAuditTableOp,
 )
 from alembic_audit.spec import OWN_COLUMNS, AuditSpec, index_name, key_index
-from alembic_audit.sql import COMMENT
+from alembic_audit.sql.text import COMMENT
 
 _OWN = {name for names in OWN_COLUMNS.values() for name in names}
 

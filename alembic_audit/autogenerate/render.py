@@ -16,6 +16,7 @@ from alembic_audit.operations import (
     DropAuditTriggerOp,
     LockAuditedTablesOp,
     NumberAuditTableOp,
+    PurgeAuditTableOp,
     RenameAuditedColumnOp,
     RenameAuditedTableOp,
     ReplaceAuditTriggerOp,
@@ -207,6 +208,12 @@ def _alter_column(context: AutogenContext, op: AlterAuditColumnOp) -> str:
 @renderers.dispatch_for(NumberAuditTableOp)
 def _number(context: AutogenContext, op: NumberAuditTableOp) -> str:
     return _call(context, "number_audit_table", [op.table_name], _with_schema(op.schema))
+
+
+@renderers.dispatch_for(PurgeAuditTableOp)
+def _purge(context: AutogenContext, op: PurgeAuditTableOp) -> str:
+    kwargs = _with_schema(op.schema, before=op.before, reason=op.reason)
+    return _call(context, "purge_audit_table", [op.table_name], kwargs)
 
 
 @renderers.dispatch_for(CreateAuditSchemaOp)

@@ -13,6 +13,7 @@ from alembic_audit.operations.history import (
     LockAuditedTablesOp,
     LockOnDowngradeOp,
     NumberAuditTableOp,
+    PurgeAuditTableOp,
 )
 from alembic_audit.operations.run import default_schema
 from alembic_audit.operations.settings import SetAuditContextOp
@@ -42,6 +43,7 @@ __all__ = [
     "LockAuditedTablesOp",
     "LockOnDowngradeOp",
     "NumberAuditTableOp",
+    "PurgeAuditTableOp",
     "RenameAuditedColumnOp",
     "RenameAuditedTableOp",
     "ReplaceAuditTriggerOp",

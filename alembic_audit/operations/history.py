@@ -1,5 +1,6 @@
 """Operations on audit tables, their columns and schema, and on locks. Records survive them."""
 
+import datetime
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -286,6 +287,65 @@ class NumberAuditTableOp(MigrateOperation):
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """Return what `alembic check` prints."""
         return ("number_audit_table", self.schema, self.table_name)
+
+
+@Operations.register_operation("purge_audit_table")
+class PurgeAuditTableOp(MigrateOperation):
+    """Delete old records, and record that it was done."""
+
+    def __init__(
+        self, table_name: str, *, before: str, reason: str, schema: str | None = None
+    ) -> None:
+        self.table_name = naming.check_identifier(table_name, "the audit table")
+        try:
+            offset = datetime.datetime.fromisoformat(before).utcoffset()
+        except (TypeError, ValueError):
+            offset = None
+        if offset is None:
+            raise SpecError(
+                "before must be a time with an offset from UTC, like '2024-01-01 00:00:00+00:00'; "
+                f"found {before!r}"
+            )
+        if not isinstance(reason, str) or not reason.strip() or not reason.isprintable():
+            raise SpecError(f"reason must say in one line why records go, found {reason!r}")
+        self.before = before
+        self.reason = reason
+        self.schema = schema
+
+    @classmethod
+    def purge_audit_table(
+        cls,
+        operations: Operations,
+        table_name: str,
+        *,
+        before: str,
+        reason: str,
+        schema: str | None = None,
+    ) -> None:
+        """Delete the records before a time; ``alembic_audit_purges`` says when, by whom and why.
+
+        The one way to take records from an ``append_only`` table, and good for others too. Locks
+        the audit table SHARE ROW EXCLUSIVE: others read and do not write.
+
+        Args:
+            operations: Given by Alembic.
+            table_name: The audit table.
+            before: ISO 8601 with an offset; records of an earlier ``audit_operation_timestamp`` go.
+            reason: Why, in one line.
+            schema: The schema; None is the connection's default schema.
+
+        Raises:
+            SpecError: The time is without an offset, or the reason is empty.
+        """
+        operations.invoke(cls(table_name, before=before, reason=reason, schema=schema))
+
+    def reverse(self) -> MigrateOperation:
+        """Return an empty container: what was deleted stays deleted."""
+        return nothing(self.table_name)
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """Return what `alembic check` prints."""
+        return ("purge_audit_table", self.schema, self.table_name, self.before)
 
 
 @Operations.register_operation("create_audit_schema")

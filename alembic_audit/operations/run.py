@@ -20,6 +20,7 @@ from alembic_audit.operations.history import (
     DropAuditTableOp,
     LockAuditedTablesOp,
     NumberAuditTableOp,
+    PurgeAuditTableOp,
 )
 from alembic_audit.operations.settings import SetAuditContextOp
 from alembic_audit.operations.trail import (
@@ -34,7 +35,7 @@ from alembic_audit.operations.trail import (
 from alembic_audit.spec import AuditSpec
 from alembic_audit.sql import history, locks, move
 from alembic_audit.sql import schema as schemas
-from alembic_audit.sql.text import audit_name, set_config, source_name
+from alembic_audit.sql.text import COMMENT, audit_name, set_config, source_name
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
@@ -204,14 +205,21 @@ def _number(operations: Operations, op: NumberAuditTableOp) -> None:
     run(operations, [history.number_audit_table(op.table_name, schema)])
 
 
+@Operations.implementation_for(PurgeAuditTableOp)
+def _purge(operations: Operations, op: PurgeAuditTableOp) -> None:
+    schema = resolve(op.schema, default_schema(operations))
+    statement = history.purge_audit_table(op.table_name, schema, before=op.before, reason=op.reason)
+    run(operations, [statement])
+
+
 @Operations.implementation_for(CreateAuditSchemaOp)
 def _create_schema(operations: Operations, op: CreateAuditSchemaOp) -> None:
-    run(operations, [schemas.create(op.schema, sql.COMMENT)])
+    run(operations, [schemas.create(op.schema, COMMENT)])
 
 
 @Operations.implementation_for(DropAuditSchemaOp)
 def _drop_schema(operations: Operations, op: DropAuditSchemaOp) -> None:
-    run(operations, [schemas.drop(op.schema, sql.COMMENT)])
+    run(operations, [schemas.drop(op.schema, COMMENT)])
 
 
 @Operations.implementation_for(LockAuditedTablesOp)

@@ -79,7 +79,8 @@ class CreateAuditTriggerOp(MigrateOperation):
                 ``function``, ``trigger``, ``hash_columns``, ``ignore_columns``,
                 ``session_settings`` (name to ``"required"`` or ``"nullable"``),
                 ``setting_columns``, ``operations``, ``audit_columns``, ``skip_unchanged``,
-                ``changed_columns``, ``always``, ``owner``, ``partitions``, ``version``.
+                ``changed_columns``, ``always``, ``owner``, ``partitions``, ``append_only``,
+                ``version``.
 
         Raises:
             SpecError: The arguments describe no audit trigger.

@@ -23,9 +23,6 @@ from alembic_audit.sql.text import (
     source_name,
 )
 
-COMMENT = "history kept by alembic_audit"
-"""The constant comment of every audit table; one of the ways it is recognised and protected."""
-
 _VERSIONS: dict[int, ModuleType] = {1: v1}
 
 NEW_FUNCTION = "CREATE FUNCTION"
@@ -116,7 +113,21 @@ def triggers(spec: AuditSpec, default_schema: str) -> list[str]:
             for name in spec.trigger_names.values()
         ]
         made += [f"ALTER TABLE {name} ENABLE ALWAYS TRIGGER {of_partitions}" for name in partitions]
-    return made
+    return made + (_guard(spec, default_schema, call) if spec.append_only else [])
+
+
+def _guard(spec: AuditSpec, default_schema: str, call: str) -> list[str]:
+    """Return the statements that make an audit table append-only.
+
+    A statement trigger fires once, for TRUNCATE too and where no row would change; ALWAYS, for
+    ``session_replication_role = replica`` would switch it off.
+    """
+    audit, guard = audit_name(spec, default_schema), quote(spec.guard_trigger)
+    return [
+        f"CREATE TRIGGER {guard} BEFORE UPDATE OR DELETE OR TRUNCATE ON {audit} "
+        f"FOR EACH STATEMENT {call}",
+        f"ALTER TABLE {audit} ENABLE ALWAYS TRIGGER {guard}",
+    ]
 
 
 def owners(spec: AuditSpec, default_schema: str, owner: str) -> list[str]:
@@ -254,6 +265,7 @@ def same_triggers(old: AuditSpec, new: AuditSpec, found: Sequence[str]) -> bool:
             spec.operations,
             spec.always,
             spec.partitions,
+            spec.append_only,
         )
 
     return facts(old) == facts(new) and not any(map(_TRIGGER_STATEMENT.match, found))

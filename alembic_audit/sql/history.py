@@ -1,7 +1,8 @@
 """Statements on audit tables. Each keeps what is recorded: no value is dropped, altered or cast."""
 
 from alembic_audit.naming import literal, qualify, quote
-from alembic_audit.sql.text import do_block
+from alembic_audit.spec import HEADER
+from alembic_audit.sql.text import COMMENT, GUARD_TYPE, do_block
 
 
 def drop_audit_table(table: str, schema: str, *, allow_history_loss: bool) -> str:
@@ -203,11 +204,13 @@ def number_audit_table(table: str, schema: str) -> str:
     name = qualify(schema, table)
     return do_block(
         [
+            *_DECLARE_GUARD,
             "BEGIN",
             f"  IF {has_column(name, 'audit_id')} THEN",
             "    RETURN;",
             "  END IF;",
             f"  ALTER TABLE {name} ADD COLUMN audit_id pg_catalog.int8;",
+            *_guard_off(name),
             f"  UPDATE {name} AS record SET audit_id = numbered.number",
             "  FROM (",
             "    SELECT ctid AS place, pg_catalog.row_number()",
@@ -215,6 +218,7 @@ def number_audit_table(table: str, schema: str) -> str:
             f"    FROM {name}",
             "  ) AS numbered",
             "  WHERE record.ctid OPERATOR(pg_catalog.=) numbered.place;",
+            *_guard_on(name),
             f"  ALTER TABLE {name} ALTER COLUMN audit_id SET NOT NULL;",
             f"  ALTER TABLE {name} ALTER COLUMN audit_id ADD GENERATED ALWAYS AS IDENTITY;",
             "  PERFORM pg_catalog.setval(",
@@ -230,6 +234,127 @@ def number_audit_table(table: str, schema: str) -> str:
             "END",
         ]
     )
+
+
+_DECLARE_GUARD = ["DECLARE", "  guard pg_catalog.name;"]
+
+
+def _guard_off(name: str) -> list[str]:
+    """Return what takes the guard of an append-only table off until ``_guard_on``.
+
+    The lock keeps writers out until the transaction ends, so nobody else finds it off. A guard that
+    is not as it was made is left alone.
+    """
+    return [
+        f"  LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE;",
+        "  SELECT tgname INTO guard FROM pg_catalog.pg_trigger",
+        "  JOIN pg_catalog.pg_proc ON pg_proc.oid OPERATOR(pg_catalog.=) tgfoid",
+        f"  WHERE tgrelid OPERATOR(pg_catalog.=) {literal(name)}::pg_catalog.regclass",
+        f"    AND tgtype OPERATOR(pg_catalog.=) {GUARD_TYPE}",
+        "    AND tgenabled OPERATOR(pg_catalog.=) 'A'",
+        f"    AND pg_catalog.starts_with(prosrc, {literal(HEADER)});",
+        *_alter_guard(name, "DISABLE"),
+    ]
+
+
+def _guard_on(name: str) -> list[str]:
+    return _alter_guard(name, "ENABLE ALWAYS")
+
+
+def _alter_guard(name: str, state: str) -> list[str]:
+    return [
+        "  IF guard IS NOT NULL THEN",
+        f"    EXECUTE pg_catalog.format('ALTER TABLE %s {state} TRIGGER %I',",
+        f"      {literal(name)}, guard);",
+        "  END IF;",
+    ]
+
+
+PURGES = "alembic_audit_purges"
+
+
+def purge_audit_table(table: str, schema: str, *, before: str, reason: str) -> str:
+    """Return the statement that deletes old records and says so in ``alembic_audit_purges``.
+
+    That table stands beside the audit table and is made by the first purge. One that belongs to
+    neither the audit table's owner nor the role in force is refused: its triggers would run as that
+    role.
+
+    Args:
+        table: The audit table.
+        schema: Its schema.
+        before: Records of an earlier time go; ISO 8601 with an offset.
+        reason: Why.
+    """
+    name, log = qualify(schema, table), qualify(schema, PURGES)
+    return do_block(
+        [
+            *_DECLARE_GUARD,
+            "  removed pg_catalog.int8;",
+            "  grantee pg_catalog.text;",
+            "BEGIN",
+            *_purge_log(log),
+            *_purge_log_is_trusted(name, log),
+            *_guard_off(name),
+            f"  DELETE FROM {name} WHERE audit_operation_timestamp",
+            f"    OPERATOR(pg_catalog.<) {literal(before)}::pg_catalog.timestamptz;",
+            "  GET DIAGNOSTICS removed = ROW_COUNT;",
+            *_guard_on(name),
+            f"  INSERT INTO {log} (",
+            "    audit_table, before, records, reason, purged_at, transaction_id, purged_by",
+            "  ) VALUES (",
+            f"    {literal(table)}, {literal(before)}, removed, {literal(reason)},",
+            "    pg_catalog.clock_timestamp(), pg_catalog.txid_current(), session_user",
+            "  );",
+            "END",
+        ]
+    )
+
+
+def _purge_log(log: str) -> list[str]:
+    return [
+        f"  IF pg_catalog.to_regclass({literal(log)}) IS NULL THEN",
+        f"    CREATE TABLE {log} (",
+        "      id pg_catalog.int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,",
+        "      audit_table pg_catalog.text NOT NULL,",
+        "      before pg_catalog.timestamptz NOT NULL,",
+        "      records pg_catalog.int8 NOT NULL,",
+        "      reason pg_catalog.text NOT NULL,",
+        "      purged_at pg_catalog.timestamptz NOT NULL,",
+        "      transaction_id pg_catalog.int8 NOT NULL,",
+        "      purged_by pg_catalog.text NOT NULL",
+        "    );",
+        f"    COMMENT ON TABLE {log} IS {literal(COMMENT)};",
+        "    FOR grantee IN",
+        "      SELECT COALESCE(pg_catalog.quote_ident(rolname), 'PUBLIC')",
+        "      FROM pg_catalog.pg_class",
+        "      CROSS JOIN LATERAL pg_catalog.aclexplode(relacl) AS a",
+        "      LEFT JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) a.grantee",
+        f"      WHERE pg_class.oid OPERATOR(pg_catalog.=) {literal(log)}::pg_catalog.regclass",
+        "        AND a.grantee OPERATOR(pg_catalog.<>) relowner",
+        "    LOOP",
+        f"      EXECUTE pg_catalog.format('REVOKE ALL ON %s FROM %s', {literal(log)}, grantee);",
+        "    END LOOP;",
+        "  END IF;",
+    ]
+
+
+def _purge_log_is_trusted(name: str, log: str) -> list[str]:
+    message = f"table {log} belongs neither to the owner of {name} nor to "
+    return [
+        "  IF NOT EXISTS (",
+        "    SELECT FROM pg_catalog.pg_class AS made, pg_catalog.pg_class AS audit",
+        f"    WHERE made.oid OPERATOR(pg_catalog.=) {literal(log)}::pg_catalog.regclass",
+        f"      AND audit.oid OPERATOR(pg_catalog.=) {literal(name)}::pg_catalog.regclass",
+        "      AND (made.relowner OPERATOR(pg_catalog.=) audit.relowner",
+        "        OR pg_catalog.pg_get_userbyid(made.relowner)",
+        "          OPERATOR(pg_catalog.=) current_user)",
+        "  ) THEN",
+        "    RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',",
+        f"      MESSAGE = pg_catalog.concat({literal(message)}, current_user),",
+        f"      HINT = {literal(f'ALTER TABLE {log} OWNER TO ..., after a look at it.')};",
+        "  END IF;",
+    ]
 
 
 def has_column(name: str, column: str) -> str:

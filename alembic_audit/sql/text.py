@@ -5,6 +5,12 @@ from collections.abc import Iterable, Sequence
 from alembic_audit.naming import literal, qualify, resolve
 from alembic_audit.spec import AuditSpec
 
+COMMENT = "history kept by alembic_audit"
+"""The constant comment of every audit table; one of the ways it is recognised and protected."""
+
+GUARD_TYPE = 58
+"""``pg_trigger.tgtype`` of BEFORE (2) DELETE (8) OR UPDATE (16) OR TRUNCATE (32), by statement."""
+
 
 def schemas(spec: AuditSpec, default_schema: str) -> tuple[str, str]:
     """Return the schema of the audited table and that of audit table and function, never None."""

@@ -29,7 +29,7 @@ def body(spec: AuditSpec, source: str, audit: str, partitions: Sequence[str]) ->
     if partitions:
         lines.append("#variable_conflict use_variable")
     lines += [*_declarations(spec, audit), "BEGIN"]
-    lines += [*_settings(spec, source), *_role(spec)]
+    lines += [*_guard(spec, audit), *_settings(spec, source), *_role(spec)]
     branches = {
         "insert": _record(spec, audit, "I", "NEW"),
         "update": _update(spec, audit),
@@ -49,6 +49,30 @@ def body(spec: AuditSpec, source: str, audit: str, partitions: Sequence[str]) ->
         keyword = "ELSIF"
     lines += ["  END IF;", "  RETURN NULL;", "END"]
     return "\n".join(["", *lines, ""]).lstrip("\n")
+
+
+def _guard(spec: AuditSpec, audit: str) -> list[str]:
+    """Return what refuses to change records; the BEFORE triggers are the guard and partitions'."""
+    if not spec.append_only:
+        return []
+    lines = [f"  IF TG_WHEN {_EQUAL} 'BEFORE'"]
+    if spec.partitions:
+        names = ", ".join(map(literal, spec.partitions))
+        lines.append(
+            f"    AND TG_TABLE_NAME OPERATOR(pg_catalog.<>) ALL (ARRAY[{names}]::pg_catalog.name[])"
+        )
+    lines[-1] += " THEN"
+    hint = "op.purge_audit_table deletes old records, and records that it did."
+    return [
+        *lines,
+        "    RAISE EXCEPTION USING",
+        "      ERRCODE = 'object_not_in_prerequisite_state',",
+        "      MESSAGE = pg_catalog.concat(",
+        f"        {literal(f'audit table {audit} is append-only, and refuses ')}, TG_OP",
+        "      ),",
+        f"      HINT = {literal(hint)};",
+        "  END IF;",
+    ]
 
 
 def snapshot(spec: AuditSpec, source: str, audit: str) -> str:
