@@ -26,6 +26,7 @@ from alembic_audit.operations import (
     DropAuditTriggerOp,
     LockAuditedTablesOp,
     NumberAuditTableOp,
+    PurgeAuditTableOp,
     RestoreAuditTriggerOp,
 )
 from alembic_audit.spec import AuditSpec
@@ -233,6 +234,7 @@ OTHERS = [
     CreateAuditSchemaOp.create_audit_schema,
     DropAuditSchemaOp.drop_audit_schema,
     LockAuditedTablesOp.lock_audited_tables,
+    PurgeAuditTableOp.purge_audit_table,
 ]
 
 

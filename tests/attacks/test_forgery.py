@@ -34,7 +34,7 @@ SEQUENCE = "public.account_audit_audit_id_seq"
     ],
 )
 def test_direct_access(lab: Lab, statement: str) -> None:
-    """Who may write the table may do nothing with its trail, whose function does not use its rights."""
+    """Who may write the table may do nothing with its trail, which needs no right of theirs."""
     statements = (WRITE, "BEGIN", statement)
     lab.start(by=INVOKER)
     lab.attack(*statements)
