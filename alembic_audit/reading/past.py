@@ -3,6 +3,7 @@
 from typing import Any, Literal, TypeVar, overload
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapper, aliased, defer
 
 from alembic_audit.errors import ReadingError
@@ -99,13 +100,12 @@ def _rows(trail: Trail, when: When, *, dropped: bool) -> sa.Subquery:
         known = [column.name for column in trail.audit.columns]
         extra.append(dropped_values(audit, known).label(_dropped(trail)))
     # Backwards, so that the index on the key and audit_id gives this very order.
-    last = (
+    last = _distinct_on(
         sa.select(*columns, *extra, audit.c.audit_operation, audit.c.audit_id)
         .where(*(column.is_not(None) for column in key), until(audit, when))
-        .distinct(*key)
-        .order_by(*(column.desc() for column in key), audit.c.audit_id.desc())
-        .subquery()
-    )
+        .order_by(*(column.desc() for column in key), audit.c.audit_id.desc()),
+        key,
+    ).subquery()
     emptied = (
         sa.select(sa.func.max(truncates.c.audit_id))
         .where(trail.is_truncate(truncates), until(truncates, when))
@@ -125,6 +125,12 @@ def _rows(trail: Trail, when: When, *, dropped: bool) -> sa.Subquery:
         .where(last.c.audit_operation != "D", last.c.audit_id > sa.func.coalesce(emptied, 0))
         .subquery()
     )
+
+
+def _distinct_on(statement: "sa.Select[Any]", key: list[sa.ColumnElement[Any]]) -> "sa.Select[Any]":
+    if hasattr(postgresql, "distinct_on"):  # SQLAlchemy 2.1, which deprecates the other way
+        return statement.ext(postgresql.distinct_on(*key))
+    return statement.distinct(*key)
 
 
 def _entity(trail: Trail, rows: sa.Subquery) -> Any:
