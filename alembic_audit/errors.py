@@ -23,3 +23,7 @@ class SettingError(AuditError, ValueError):
 
 class ContextError(AuditError, RuntimeError):
     """Settings, or a context, could take no effect where they were given."""
+
+
+class ReadingError(AuditError, ValueError):
+    """What is asked of a trail, it cannot answer; nothing was sent."""

@@ -1,0 +1,152 @@
+"""as_of: a table as it was."""
+
+from typing import Any, Literal, TypeVar, overload
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import Mapper, aliased, defer
+
+from alembic_audit.errors import ReadingError
+from alembic_audit.reading.history import free
+from alembic_audit.reading.trail import Trail, When, dropped_values, trail_of, until
+from alembic_audit.spec import OPERATIONS
+
+SOURCE_OPTION = "audit_source"
+"""The execution option by which a Select says which table it shows."""
+
+_T = TypeVar("_T")
+
+
+@overload
+def as_of(source: sa.Table, when: When, *, dropped: bool = False) -> "sa.Select[Any]": ...
+@overload
+def as_of(source: type[_T], when: When, *, dropped: Literal[False] = False) -> "sa.Select[_T]": ...
+@overload
+def as_of(
+    source: type[_T], when: When, *, dropped: Literal[True]
+) -> "sa.Select[_T, dict[str, Any]]": ...
+def as_of(source: Any, when: When, *, dropped: bool = False) -> Any:
+    """Return a Select of a table as it was.
+
+    Rows that were there before the trail began, and in no record yet, are not in it. A column of
+    which nothing or a hash is stored is left out; as an attribute of an entity it raises.
+
+    Args:
+        source: An audited class or Table.
+        when: A time with its zone, an ``AuditId`` or a ``TransactionId``.
+        dropped: Also return a JSON object of the columns that the model does not have any more.
+
+    Returns:
+        For a class, entities of it, under an identity of their own, so that they are not mistaken
+        for the rows of today in the same session. For a Table its columns.
+
+    Raises:
+        ReadingError: The trail cannot be read or replayed, or *when* is no moment.
+    """
+    trail = _replayable(source)
+    rows = _rows(trail, when, dropped=dropped)
+    statement: sa.Select[Any]
+    if trail.mapper is None:
+        statement = sa.select(rows)
+    else:
+        entity = _entity(trail, rows)
+        statement = sa.select(entity).execution_options(identity_token=f"as of {when!r}")
+        if dropped:
+            statement = statement.add_columns(rows.c[_dropped(trail)].label("dropped"))
+        for name in _lost(trail):
+            lost = getattr(entity, trail.attribute(name))
+            statement = statement.options(defer(lost, raiseload=True))
+    return statement.execution_options(**{SOURCE_OPTION: source})
+
+
+@overload
+def past(source: sa.Table, when: When) -> sa.Subquery: ...
+@overload
+def past(source: type[_T], when: When) -> type[_T]: ...
+def past(source: Any, when: When) -> Any:
+    """Return what ``as_of`` selects from, to be joined: an alias of the class, or a Subquery.
+
+    Columns of which nothing or a hash is stored are NULL.
+
+    Args:
+        source: An audited class or Table.
+        when: As for ``as_of``.
+
+    Raises:
+        ReadingError: The trail cannot be read or replayed, or *when* is no moment.
+    """
+    trail = _replayable(source)
+    rows = _rows(trail, when, dropped=False)
+    return rows if trail.mapper is None else _entity(trail, rows)
+
+
+def _replayable(source: Any) -> Trail:
+    trail = trail_of(source)
+    if missing := [name for name in OPERATIONS if name not in trail.spec.operations]:
+        raise ReadingError(
+            f"the trail of {trail.table.fullname!r} does not record {', '.join(missing)}, so that "
+            "it cannot say which rows there were; leave 'operations' out of its options"
+        )
+    return trail
+
+
+def _rows(trail: Trail, when: When, *, dropped: bool) -> sa.Subquery:
+    """Return the rows there were: the last record of each key, unless it or a TRUNCATE ends it."""
+    audit, truncates = trail.audit.alias(), trail.audit.alias()
+    key = trail.key_of(audit)
+    columns = [audit.c[name] for name in trail.recorded if name in trail.spec.columns]
+    extra = []
+    if dropped:
+        known = [column.name for column in trail.audit.columns]
+        extra.append(dropped_values(audit, known).label(_dropped(trail)))
+    # Backwards, so that the index on the key and audit_id gives this very order.
+    last = _distinct_on(
+        sa.select(*columns, *extra, audit.c.audit_operation, audit.c.audit_id)
+        .where(*(column.is_not(None) for column in key), until(audit, when))
+        .order_by(*(column.desc() for column in key), audit.c.audit_id.desc()),
+        key,
+    ).subquery()
+    emptied = (
+        sa.select(sa.func.max(truncates.c.audit_id))
+        .where(trail.is_truncate(truncates), until(truncates, when))
+        .scalar_subquery()
+    )
+    shown: list[sa.ColumnElement[Any]] = [
+        sa.type_coerce(last.c[column.name], trail.type_of(column.name)).label(column.name)
+        for column in columns
+    ]
+    if trail.mapper is not None:
+        lost = {column.name: column for column in trail.table.columns}
+        shown += [sa.cast(sa.null(), lost[name].type).label(name) for name in _lost(trail)]
+    if dropped:
+        shown.append(last.c[_dropped(trail)])
+    return (
+        sa.select(*shown)
+        .where(last.c.audit_operation != "D", last.c.audit_id > sa.func.coalesce(emptied, 0))
+        .subquery()
+    )
+
+
+def _distinct_on(statement: "sa.Select[Any]", key: list[sa.ColumnElement[Any]]) -> "sa.Select[Any]":
+    if hasattr(postgresql, "distinct_on"):  # SQLAlchemy 2.1, which deprecates the other way
+        return statement.ext(postgresql.distinct_on(*key))
+    return statement.distinct(*key)
+
+
+def _entity(trail: Trail, rows: sa.Subquery) -> Any:
+    mapper = trail.mapper
+    assert isinstance(mapper, Mapper)
+    if mapper.persist_selectable is not trail.table:
+        raise ReadingError(
+            f"{mapper.class_.__name__} is mapped to more than one table; ask each Table by itself"
+        )
+    return aliased(mapper.class_, rows, adapt_on_names=True)
+
+
+def _lost(trail: Trail) -> list[str]:
+    """Return the columns of the table of which a trail holds no value."""
+    return [column.name for column in trail.table.columns if column.name not in trail.spec.columns]
+
+
+def _dropped(trail: Trail) -> str:
+    return free("audit_dropped", {column.name for column in trail.table.columns})

@@ -1,0 +1,209 @@
+"""The trail of one table, as reading needs it: its tables, its key, and what a record means."""
+
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+from typing import Any, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import Mapper
+from sqlalchemy.sql.selectable import NamedFromClause
+from sqlalchemy.types import TypeEngine
+
+from alembic_audit.errors import ReadingError
+from alembic_audit.reading.types import TextArray, reading_type, same_image
+from alembic_audit.spec import AuditSpec, hash_column
+from alembic_audit.tables import SPEC_KEY, derive
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditId:
+    """The moment at which a record was written, that record included."""
+
+    value: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TransactionId:
+    """The moment after a transaction, by the order in which transactions got their numbers.
+
+    Records of transactions with a greater number are left out, those of one with a lesser number
+    that committed later are not: a trail does not know when a transaction ended.
+    """
+
+    value: int
+
+
+When: TypeAlias = datetime | AuditId | TransactionId | sa.ColumnElement[datetime]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trail:
+    """The trail of one audited table.
+
+    Attributes:
+        table: The audited table.
+        audit: Its audit table.
+        spec: What is recorded.
+        mapper: Of the mapped class that was asked for; None for a Table.
+    """
+
+    table: sa.Table
+    audit: sa.Table
+    spec: AuditSpec
+    mapper: Mapper[Any] | None
+
+    @property
+    def recorded(self) -> dict[str, str]:
+        """Names of source columns to those of the audit columns that hold them, or their hash."""
+        hashed = {name: hash_column(name) for name in self.spec.hash_columns}
+        return {
+            column.name: hashed.get(column.name, column.name)
+            for column in self.table.columns
+            if column.name in self.spec.stored
+        }
+
+    def type_of(self, name: str) -> TypeEngine[Any]:
+        """Return the type that gives a recorded column the values which its table has."""
+        declared = next(column for column in self.table.columns if column.name == name)
+        return reading_type(declared.type, self.audit.c[name].type)
+
+    def key_of(self, records: NamedFromClause) -> list[sa.ColumnElement[Any]]:
+        """Return the key columns of the audit table, or of an alias of it."""
+        return [records.c[name] for name in self.spec.key]
+
+    def key_values(self, key: Any) -> list[Any]:
+        """Return the values of a key, in the order of the key columns.
+
+        Args:
+            key: A value, a tuple in the order of the primary key, or a mapping by column name or
+                by attribute.
+
+        Raises:
+            ReadingError: It is no key of this table.
+        """
+        names = self.spec.key
+        attributes = [self.attribute(name) for name in names]
+        if isinstance(key, Mapping):
+            values = [
+                key.get(name, key.get(attribute))
+                for name, attribute in zip(names, attributes, strict=True)
+            ]
+            strays = set(key) - set(names) - set(attributes)
+        else:
+            values = list(key) if isinstance(key, (tuple, list, sa.Row)) else [key]
+            strays = set()
+        if strays or len(values) != len(names) or any(value is None for value in values):
+            wanted = f"({', '.join(names)})" if len(names) > 1 else names[0]
+            raise ReadingError(f"{key!r} is no key of {self.table.fullname!r}; write {wanted}")
+        return values
+
+    def is_row(self, values: Iterable[Any], records: NamedFromClause) -> sa.ColumnElement[bool]:
+        """Return the condition that a record is of the row with these key values."""
+        return sa.and_(
+            *(
+                records.c[name] == sa.literal(value, self.type_of(name))
+                for name, value in zip(self.spec.key, values, strict=True)
+            )
+        )
+
+    def is_truncate(self, records: NamedFromClause) -> sa.ColumnElement[bool]:
+        """Return the condition that a record is of a TRUNCATE; the index of the key finds it."""
+        return sa.and_(
+            *(column.is_(None) for column in self.key_of(records)),
+            records.c.audit_operation == "T",
+        )
+
+    def attribute(self, name: str) -> str:
+        """Return what the mapped class calls a column of the table."""
+        if self.mapper is not None:
+            for mapper in self.mapper.base_mapper.self_and_descendants:
+                for each in mapper.column_attrs:
+                    if any(c.table is self.table and c.name == name for c in _columns_of(each)):
+                        return each.key
+        return name
+
+    def changed(
+        self, new: NamedFromClause, old: NamedFromClause, condition: sa.ColumnElement[bool]
+    ) -> sa.ColumnElement[list[str] | None]:
+        """Return the names of the columns that differ between two records; NULL unless."""
+        names = [
+            sa.case((~same_image(new.c[stored], old.c[stored]), sa.literal(name, sa.Text)))
+            for name, stored in self.recorded.items()
+        ]
+        differing = sa.func.array_remove(
+            sa.cast(postgresql.array(names), TextArray),
+            sa.cast(sa.null(), sa.Text),
+            type_=TextArray,
+        )
+        return sa.case((condition, differing))
+
+
+def trail_of(source: Any) -> Trail:
+    """Return the trail of a mapped class or a Table.
+
+    Raises:
+        ReadingError: It is neither, is not audited, has no key, or its records have no order.
+    """
+    table, mapper = _table_of(source)
+    audit = derive(table)
+    if audit is None:
+        raise ReadingError(
+            f"table {table.fullname!r} is not audited; mark it with @audited() or audit_table()"
+        )
+    spec: AuditSpec = audit.info[SPEC_KEY]
+    if spec.audit_columns != "standard":
+        raise ReadingError(
+            f"the audit table of {table.fullname!r} has the layout 'classic', whose records have "
+            "no order but their time; write 'audit_columns': 'standard', and the next migration "
+            "numbers them"
+        )
+    if not spec.key:
+        raise ReadingError(
+            f"table {table.fullname!r} has no primary key, so that its records do not say which "
+            "row they are of; give it one, or query its audit table"
+        )
+    return Trail(table, audit, spec, mapper)
+
+
+def until(records: NamedFromClause, when: When) -> sa.ColumnElement[bool]:
+    """Return the condition that a record was there at a moment.
+
+    Raises:
+        ReadingError: It is no moment, or a time without a zone.
+    """
+    if isinstance(when, AuditId):
+        return records.c.audit_id <= int(when.value)
+    if isinstance(when, TransactionId):
+        # Records that were taken over from another trail may have none; they are older.
+        return sa.func.coalesce(records.c.audit_transaction_id, 0) <= int(when.value)
+    if isinstance(when, sa.ColumnElement):
+        return records.c.audit_operation_timestamp <= when
+    if isinstance(when, datetime) and when.utcoffset() is not None:
+        return records.c.audit_operation_timestamp <= when
+    if isinstance(when, datetime):
+        raise ReadingError(f"{when!r} has no time zone; write one, as tzinfo=timezone.utc")
+    raise ReadingError(
+        f"{when!r} is no moment; write a datetime, AuditId(...) or TransactionId(...)"
+    )
+
+
+def dropped_values(records: NamedFromClause, known: Collection[str]) -> sa.ColumnElement[Any]:
+    """Return what the columns of a record hold that the model does not know, as a JSON object."""
+    whole = sa.func.to_jsonb(records.table_valued())
+    names = sa.cast(postgresql.array([sa.literal(name, sa.Text) for name in known]), TextArray)
+    return whole.op("-", return_type=postgresql.JSONB())(names)
+
+
+def _table_of(source: Any) -> tuple[sa.Table, Mapper[Any] | None]:
+    if isinstance(source, sa.Table):
+        return source, None
+    found = sa.inspect(source, raiseerr=False)
+    if isinstance(found, Mapper) and isinstance(found.local_table, sa.Table):
+        return found.local_table, found
+    raise ReadingError(f"{source!r} is neither a mapped class nor a Table")
+
+
+def _columns_of(attribute: Any) -> list[Any]:
+    return [column for column in attribute.columns if isinstance(column, sa.Column)]

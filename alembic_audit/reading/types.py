@@ -1,0 +1,71 @@
+"""Types of recorded values: what a trail stores, read as the model would have read it."""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeEngine
+
+TextArray = postgresql.ARRAY(sa.Text())
+
+
+class _Record(sa.types.UserDefinedType[Any]):
+    cache_ok = True
+
+    def get_col_spec(self, **kw: Any) -> str:
+        return "pg_catalog.record"
+
+
+def same_image(one: sa.ColumnElement[Any], other: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    """Return whether two values are the same as they are stored; it exists for every type."""
+    return sa.cast(sa.func.row(one), _Record()).op("OPERATOR(pg_catalog.*=)", is_comparison=True)(
+        sa.cast(sa.func.row(other), _Record())
+    )
+
+
+class PastLabel(sa.types.TypeDecorator[Any]):
+    """The text of an enum as its member; a label that the enum does not have any more stays text.
+
+    Args:
+        declared: The Enum of the model.
+    """
+
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, declared: sa.Enum) -> None:
+        super().__init__()
+        self.labels = tuple(declared.enums)
+        self.members = declared.enum_class
+
+    def _pairs(self) -> list[tuple[str, Any]]:
+        if self.members is None:
+            return [(label, label) for label in self.labels]
+        members: list[Any] = list(self.members)
+        if len(members) != len(self.labels):  # omit_aliases=False
+            members = list(self.members.__members__.values())
+        return list(zip(self.labels, members, strict=True))
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
+        """Return the label of a member."""
+        return next((label for label, member in self._pairs() if member is value), value)
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
+        """Return the member with a label."""
+        return dict(self._pairs()).get(value, value)
+
+
+def reading_type(declared: TypeEngine[Any], stored: TypeEngine[Any]) -> TypeEngine[Any]:
+    """Return the type by which a stored value becomes what the model has.
+
+    Args:
+        declared: The type in the model.
+        stored: The type in the audit table, which has no enums and no domains.
+    """
+    declared = declared._variant_mapping.get("postgresql", declared)
+    if isinstance(declared, sa.Enum):
+        return PastLabel(declared)
+    if isinstance(declared, sa.ARRAY) and isinstance(stored, sa.ARRAY):
+        item = reading_type(declared.item_type, stored.item_type)
+        return postgresql.ARRAY(item, as_tuple=stored.as_tuple, dimensions=stored.dimensions)
+    return stored
