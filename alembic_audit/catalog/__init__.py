@@ -1,0 +1,268 @@
+"""What the database holds: specs and their drift. The only package that reads catalogs.
+
+Three statements, whatever the number of tables. They read raw catalogs and take no lock that
+anything but DROP of the object itself waits for.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from alembic_audit.catalog import queries
+from alembic_audit.catalog.foreign import trigger as foreign_trigger
+from alembic_audit.catalog.state import (
+    State,
+    Triggers,
+    restore,
+    table_of,
+    trigger_name,
+    wanted_triggers,
+)
+from alembic_audit.catalog.values import (
+    AUDIT_COLUMN_MISSING,
+    AUDIT_TABLE_MISSING,
+    BODY_EDITED,
+    COLUMN_MISSING,
+    DISABLED_ON_PARTITION,
+    ENABLE_ALWAYS_LOST,
+    EXECUTE_GRANTED,
+    HEADER_MISSING,
+    ORPHANED_FUNCTION,
+    OWNER_CHANGED,
+    SECOND_TRIGGER,
+    SECURITY_DEFINER_LOST,
+    SEQUENCE_CACHE,
+    SET_CLAUSE,
+    TRIGGER_DISABLED,
+    TRIGGER_ELSEWHERE,
+    TRIGGER_MISSING,
+    TRIGGER_RETIMED,
+    AuditState,
+    Catalog,
+    Drift,
+    ForeignTrigger,
+    Name,
+    Stray,
+)
+from alembic_audit.naming import qualify
+from alembic_audit.spec import HEADER, AuditSpec, NewerSpecError
+from alembic_audit.sql import text
+
+__all__ = [
+    "AUDIT_COLUMN_MISSING",
+    "AUDIT_TABLE_MISSING",
+    "BODY_EDITED",
+    "COLUMN_MISSING",
+    "DISABLED_ON_PARTITION",
+    "ENABLE_ALWAYS_LOST",
+    "EXECUTE_GRANTED",
+    "HEADER_MISSING",
+    "ORPHANED_FUNCTION",
+    "OWNER_CHANGED",
+    "SECOND_TRIGGER",
+    "SECURITY_DEFINER_LOST",
+    "SEQUENCE_CACHE",
+    "SET_CLAUSE",
+    "TRIGGER_DISABLED",
+    "TRIGGER_ELSEWHERE",
+    "TRIGGER_MISSING",
+    "TRIGGER_RETIMED",
+    "AuditState",
+    "Catalog",
+    "Drift",
+    "ForeignTrigger",
+    "Name",
+    "Stray",
+    "read",
+    "read_strays",
+]
+
+
+def read(
+    connection: sa.Connection,
+    declared: Sequence[AuditSpec],
+    default_schema: str,
+    schemas: Collection[str],
+    prefixes: Collection[str] = (),
+) -> Catalog:
+    """Return the audit triggers in some schemas.
+
+    Args:
+        connection: Where to read.
+        declared: What the models ask for; it finds functions whose header is gone.
+        default_schema: What a schema of None means.
+        schemas: The schemas whose functions are considered, resolved.
+        prefixes: What the names of our triggers begin with; it finds functions whose header is
+            gone and whose table is not declared any more.
+    """
+    by_name = {(text.schemas(one, default_schema)[1], one.function): one for one in declared}
+    functions = connection.execute(
+        queries.FUNCTIONS,
+        {
+            "header": HEADER,
+            "schemas": sorted({*schemas, *(schema for schema, _ in by_name)}),
+            "names": sorted({name for _, name in by_name}),
+            "prefixes": sorted(prefix for prefix in prefixes if prefix),
+        },
+    ).all()
+    triggers: dict[int, list[sa.Row[Any]]] = defaultdict(list)
+    foreign: list[ForeignTrigger] = []
+    tables = sorted({(text.schemas(one, default_schema)[0], one.table) for one in declared})
+    for row in connection.execute(
+        queries.TRIGGERS,
+        {
+            "functions": [row.oid for row in functions],
+            "table_schemas": [schema for schema, _ in tables],
+            "tables": [name for _, name in tables],
+        },
+    ):
+        if row.foreign_source is None:
+            triggers[row.tgfoid].append(row)
+        else:
+            foreign.append(foreign_trigger(row, row.foreign_source))
+
+    taken, strays, newer = _sort_out(functions, triggers, by_name, default_schema, prefixes)
+    ours = {row.oid for _, row, _ in taken.values()} | {row.oid for _, row in strays}
+    for function in functions:
+        name = (function.nspname, function.proname)
+        if function.oid not in ours and qualify(*name) not in newer:
+            foreign += [foreign_trigger(row, function.prosrc) for row in triggers[function.oid]]
+    relations = _relations(connection, [spec for spec, _, _ in taken.values()], default_schema)
+    others = Triggers(
+        {name for spec, _, _ in taken.values() for name in wanted_triggers(spec, default_schema)},
+        {trigger_name(row) for rows in triggers.values() for row in rows if not row.parent},
+    )
+    states = {
+        name: State(spec, row, triggers[row.oid], relations, others, default_schema).read(headless)
+        for name, (spec, row, headless) in taken.items()
+    }
+    made = [
+        Stray(
+            table_of(spec, triggers[row.oid], default_schema),
+            (row.nspname, row.proname),
+            spec.audit_table if spec else None,
+            restore(row, triggers[row.oid]),
+        )
+        for spec, row in strays
+    ]
+    return Catalog(states, made, newer, foreign)
+
+
+def read_strays(connection: sa.Connection, functions: Collection[Name]) -> list[Stray]:
+    """Return somebody else's trigger functions, to be taken over: dropped, and given back.
+
+    Args:
+        connection: Where to read.
+        functions: The functions.
+    """
+    found = connection.execute(
+        queries.FUNCTIONS,
+        {
+            "header": HEADER,
+            "schemas": sorted({schema for schema, _ in functions}),
+            "names": sorted({name for _, name in functions}),
+            "prefixes": [],
+        },
+    ).all()
+    rows = {row.oid: row for row in found if (row.nspname, row.proname) in functions}
+    triggers: dict[int, list[sa.Row[Any]]] = defaultdict(list)
+    for row in connection.execute(
+        queries.TRIGGERS, {"functions": list(rows), "table_schemas": [], "tables": []}
+    ):
+        triggers[row.tgfoid].append(row)
+    return [
+        Stray(
+            table_of(None, triggers[oid], ""),
+            (row.nspname, row.proname),
+            None,
+            restore(row, triggers[oid]),
+        )
+        for oid, row in rows.items()
+    ]
+
+
+_Taken = dict[Name, tuple[AuditSpec, "sa.Row[Any]", bool]]
+
+
+def _sort_out(
+    functions: Sequence[sa.Row[Any]],
+    triggers: Mapping[int, Sequence[sa.Row[Any]]],
+    by_name: Mapping[Name, AuditSpec],
+    default_schema: str,
+    prefixes: Collection[str],
+) -> tuple[_Taken, list[tuple[AuditSpec | None, sa.Row[Any]]], dict[str, str]]:
+    """Return the trails (spec, function, whether its header is gone), strays and newer ones."""
+    taken: _Taken = {}
+    strays: list[tuple[AuditSpec | None, sa.Row[Any]]] = []
+    newer: dict[str, str] = {}
+    others: list[tuple[AuditSpec | None, sa.Row[Any]]] = []
+    for row in functions:
+        try:
+            spec = AuditSpec.from_body(row.prosrc)
+        except NewerSpecError as error:
+            newer[qualify(row.nspname, row.proname)] = str(error)
+            continue
+        if spec is not None:
+            source, audit = text.schemas(spec, default_schema)
+            if (audit, spec.function) == (row.nspname, row.proname):
+                taken[(source, spec.table)] = (spec, row, False)
+                continue
+        others.append((spec, row))
+    for spec, row in others:
+        own = [trigger for trigger in triggers.get(row.oid, ()) if not trigger.parent]
+        meant = by_name.get((row.nspname, row.proname))
+        if meant is not None and _calls_by_our_trigger(meant, own, default_schema):
+            name = (text.schemas(meant, default_schema)[0], meant.table)
+            if name not in taken:
+                taken[name] = (meant, row, spec is None)
+                continue
+        if spec is None:
+            if own and all(one.tgname.startswith(tuple(filter(None, prefixes))) for one in own):
+                strays.append((None, row))
+            continue  # or somebody else's function
+        source, audit = text.schemas(spec, default_schema)
+        name = (source, spec.table)
+        if audit == row.nspname and name not in taken:
+            taken[name] = (dataclasses.replace(spec, function=row.proname), row, False)
+        elif (
+            audit == row.nspname
+            or spec.audit_schema is not None
+            or any((one.nspname, one.relname) == name for one in own)
+        ):
+            strays.append((spec, row))
+        # Otherwise a copy in another schema, of another tenant.
+    return taken, strays, newer
+
+
+def _calls_by_our_trigger(
+    spec: AuditSpec, triggers: Sequence[sa.Row[Any]], default_schema: str
+) -> bool:
+    source = text.schemas(spec, default_schema)[0]
+    names = set(spec.trigger_names.values())
+    return any(
+        (row.nspname, row.relname) == (source, spec.table) and row.tgname in names
+        for row in triggers
+    )
+
+
+def _relations(
+    connection: sa.Connection, specs: Sequence[AuditSpec], default_schema: str
+) -> dict[Name, sa.Row[Any]]:
+    """Return the audited tables and audit tables that there are."""
+    names = sorted(
+        {
+            name
+            for spec in specs
+            for name in zip(
+                text.schemas(spec, default_schema), (spec.table, spec.audit_table), strict=True
+            )
+        }
+    )
+    rows = connection.execute(
+        queries.RELATIONS,
+        {"schemas": [schema for schema, _ in names], "names": [name for _, name in names]},
+    )
+    return {(row.nspname, row.relname): row for row in rows}

@@ -1,0 +1,123 @@
+"""The three statements that read the catalogs, whatever the number of tables."""
+
+import sqlalchemy as sa
+
+FUNCTIONS = sa.text(
+    """
+    SELECT p.oid, n.nspname, p.proname, p.prosrc, p.prosecdef, p.proconfig,
+      pg_catalog.pg_get_userbyid(p.proowner)::pg_catalog.text AS owner,
+      current_user::pg_catalog.text AS me, p.proacl IS NULL AS default_privileges, ARRAY(
+      SELECT pg_catalog.concat(
+        COALESCE(pg_catalog.quote_ident(r.rolname), 'PUBLIC'),
+        CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' END
+      )
+      FROM pg_catalog.aclexplode(
+        COALESCE(p.proacl, pg_catalog.acldefault('f', p.proowner))
+      ) AS a
+      LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = a.grantee
+      WHERE a.grantee <> p.proowner
+      ORDER BY 1
+    )::pg_catalog.text[] AS grantees
+    FROM pg_catalog.pg_proc AS p
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE p.prorettype = 'pg_catalog.trigger'::pg_catalog.regtype
+      AND (
+        n.nspname = ANY (CAST(:schemas AS pg_catalog.text[]))
+        OR pg_catalog.starts_with(p.prosrc, :header) AND EXISTS (
+          SELECT FROM pg_catalog.pg_trigger AS t
+          JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
+          JOIN pg_catalog.pg_namespace AS tn ON tn.oid = c.relnamespace
+          WHERE t.tgfoid = p.oid AND t.tgparentid = 0
+            AND tn.nspname = ANY (CAST(:schemas AS pg_catalog.text[]))
+        )
+      )
+      AND (
+        pg_catalog.starts_with(p.prosrc, :header)
+        OR p.proname = ANY (CAST(:names AS pg_catalog.text[]))
+        OR EXISTS (
+          SELECT FROM pg_catalog.pg_trigger AS t,
+            pg_catalog.unnest(CAST(:prefixes AS pg_catalog.text[])) AS prefix
+          WHERE t.tgfoid = p.oid AND t.tgparentid = 0
+            AND pg_catalog.starts_with(t.tgname::pg_catalog.text, prefix)
+        )
+      )
+      AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_depend AS d
+        WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
+          AND d.deptype = 'e'
+      )
+    ORDER BY n.nspname, p.proname
+    """
+).bindparams(
+    sa.bindparam("schemas", type_=sa.ARRAY(sa.Text())),
+    sa.bindparam("names", type_=sa.ARRAY(sa.Text())),
+    sa.bindparam("prefixes", type_=sa.ARRAY(sa.Text())),
+    sa.bindparam("header", type_=sa.Text()),
+)
+
+TRIGGERS = sa.text(
+    """
+    SELECT t.oid, t.tgname, n.nspname, c.relname, t.tgfoid, t.tgtype,
+      t.tgenabled::pg_catalog.text, t.tgparentid AS parent,
+      (t.tgqual IS NULL AND t.tgnargs = 0 AND t.tgattr::pg_catalog.text = ''
+        AND t.tgconstraint = 0 AND t.tgoldtable IS NULL AND t.tgnewtable IS NULL) AS plain,
+      pg_catalog.pg_get_triggerdef(t.oid) AS definition,
+      CASE WHEN ours.oid IS NULL THEN p.prosrc END AS foreign_source,
+      pn.nspname AS function_schema, p.proname
+    FROM pg_catalog.pg_trigger AS t
+    JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
+    JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.pronamespace
+    LEFT JOIN pg_catalog.unnest(CAST(:functions AS pg_catalog.oid[])) AS ours (oid)
+      ON ours.oid = t.tgfoid
+    WHERE ours.oid IS NOT NULL
+      OR (NOT t.tgisinternal AND t.tgparentid = 0 AND (n.nspname, c.relname) IN (
+        SELECT * FROM ROWS FROM (
+          pg_catalog.unnest(CAST(:table_schemas AS pg_catalog.text[])),
+          pg_catalog.unnest(CAST(:tables AS pg_catalog.text[]))
+        ) AS declared
+      ))
+    ORDER BY n.nspname, c.relname, t.tgname
+    """
+).bindparams(
+    sa.bindparam("functions", type_=sa.ARRAY(sa.BigInteger())),
+    sa.bindparam("table_schemas", type_=sa.ARRAY(sa.Text())),
+    sa.bindparam("tables", type_=sa.ARRAY(sa.Text())),
+)
+
+RELATIONS = sa.text(
+    """
+    SELECT n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner)::pg_catalog.text AS owner,
+      ARRAY(
+        SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+      ) AS columns,
+      sequence.nspname AS sequence_schema, sequence.relname AS sequence, sequence.seqcache
+    FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    LEFT JOIN LATERAL (
+      SELECT sn.nspname, sc.relname, s.seqcache
+      FROM pg_catalog.pg_depend AS d
+      JOIN pg_catalog.pg_sequence AS s ON s.seqrelid = d.objid
+      JOIN pg_catalog.pg_class AS sc ON sc.oid = s.seqrelid
+      JOIN pg_catalog.pg_namespace AS sn ON sn.oid = sc.relnamespace
+      JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid
+      WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'i'
+        AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = c.oid
+        AND a.attname = 'audit_id'
+    ) AS sequence ON true
+    WHERE c.relkind IN ('r', 'p', 'f') AND (n.nspname, c.relname) IN (
+      SELECT * FROM ROWS FROM (
+        pg_catalog.unnest(CAST(:schemas AS pg_catalog.text[])),
+        pg_catalog.unnest(CAST(:names AS pg_catalog.text[]))
+      ) AS wanted
+    )
+    """
+).bindparams(
+    sa.bindparam("schemas", type_=sa.ARRAY(sa.Text())),
+    sa.bindparam("names", type_=sa.ARRAY(sa.Text())),
+)
+
+# pg_trigger.h: ROW 1, BEFORE 2, INSERT 4, DELETE 8, UPDATE 16, TRUNCATE 32, INSTEAD 64; AFTER is
+# neither of BEFORE and INSTEAD.

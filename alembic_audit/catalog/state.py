@@ -1,0 +1,329 @@
+"""One trail: its spec beside its rows in the catalogs, and how they differ."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+import sqlparse
+
+from alembic_audit import sql
+from alembic_audit.catalog.values import (
+    AUDIT_COLUMN_MISSING,
+    AUDIT_TABLE_MISSING,
+    BODY_EDITED,
+    COLUMN_MISSING,
+    DISABLED_ON_PARTITION,
+    ENABLE_ALWAYS_LOST,
+    EXECUTE_GRANTED,
+    HEADER_MISSING,
+    ORPHANED_FUNCTION,
+    OWNER_CHANGED,
+    SECOND_TRIGGER,
+    SECURITY_DEFINER_LOST,
+    SEQUENCE_CACHE,
+    SET_CLAUSE,
+    TRIGGER_DISABLED,
+    TRIGGER_ELSEWHERE,
+    TRIGGER_MISSING,
+    TRIGGER_RETIMED,
+    AuditState,
+    Drift,
+    Name,
+)
+from alembic_audit.naming import qualify, quote
+from alembic_audit.spec import AuditSpec
+from alembic_audit.sql import text
+
+_EVENT_BITS = {"insert": 4, "delete": 8, "update": 16, "truncate": 32}
+_BEFORE_TRUNCATE = 34
+_STATES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
+
+
+def table_of(spec: AuditSpec | None, triggers: Sequence[sa.Row[Any]], default_schema: str) -> Name:
+    """Return the audited table: the one that a function's first trigger is on, or its spec's."""
+    for row in triggers:
+        if not row.parent and row.tgtype != text.GUARD_TYPE:
+            return (row.nspname, row.relname)
+    assert spec is not None  # without a header a trigger is what made it a stray
+    return (text.schemas(spec, default_schema)[0], spec.table)
+
+
+def restore(row: sa.Row[Any], triggers: Sequence[sa.Row[Any]]) -> tuple[str, ...]:
+    """Return statements that make a function and its triggers as they are."""
+    name = qualify(row.nspname, row.proname)
+    made = [
+        sql.restore_function(
+            name, row.prosrc, definer=row.prosecdef, settings=row.proconfig or (), new=True
+        )
+    ]
+    if not row.default_privileges:
+        made.append(sql.revoke_function(name))
+    for trigger in sorted(triggers, key=lambda row: bool(row.parent)):
+        if not trigger.parent:
+            made.append(text.printable(_definition(trigger.definition, name)))
+        if trigger.tgenabled != "O":
+            made.append(_set_state(trigger))
+    if row.owner != row.me:
+        made.append(f"ALTER FUNCTION {name}() OWNER TO {quote(row.owner)}")
+    if not row.default_privileges:
+        made += [f"GRANT EXECUTE ON FUNCTION {name}() TO {grantee}" for grantee in row.grantees]
+    return tuple(made)
+
+
+def _set_state(row: sa.Row[Any]) -> str:
+    # ONLY: every partition has a state of its own.
+    table = qualify(row.nspname, row.relname)
+    return f"ALTER TABLE ONLY {table} {_STATES[row.tgenabled]} TRIGGER {quote(row.tgname)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Triggers:
+    """The triggers of all trails, by schema, table and name.
+
+    Attributes:
+        wanted: Those that the specs give.
+        there: Those that call a function of ours, whichever.
+    """
+
+    wanted: set[tuple[str, str, str]]
+    there: set[tuple[str, str, str]]
+
+
+def trigger_name(row: sa.Row[Any]) -> tuple[str, str, str]:
+    """Return schema, table and name of a trigger."""
+    return (row.nspname, row.relname, row.tgname)
+
+
+def wanted_triggers(spec: AuditSpec, default_schema: str) -> dict[tuple[str, str, str], int]:
+    """Return the triggers of a spec with their ``tgtype``."""
+    source, audit = text.schemas(spec, default_schema)
+    wanted = {
+        (source, spec.table, name): _trigger_type(spec, kind)
+        for kind, name in spec.trigger_names.items()
+    }
+    if spec.append_only:
+        wanted[(audit, spec.audit_table, spec.guard_trigger)] = text.GUARD_TYPE
+    return wanted | {
+        (source, partition, spec.truncate_trigger): _BEFORE_TRUNCATE
+        for partition in spec.partitions
+    }
+
+
+class State:
+    """One trail, on the way from rows to an AuditState."""
+
+    def __init__(
+        self,
+        spec: AuditSpec,
+        row: sa.Row[Any],
+        triggers: Sequence[sa.Row[Any]],
+        relations: Mapping[Name, sa.Row[Any]],
+        others: Triggers,
+        default_schema: str,
+    ) -> None:
+        source, audit = text.schemas(spec, default_schema)
+        self.others = others
+        self.row = row
+        self.triggers = triggers
+        self.default_schema = default_schema
+        self.name = qualify(row.nspname, row.proname)
+        self.source_name = (source, spec.table)
+        self.audit_name = (audit, spec.audit_table)
+        self.orphaned = self.source_name not in relations
+        self.audit = relations.get(self.audit_name)
+        self.missing = _missing(spec.audit_column_names, self.audit)
+        self.gone = _missing(spec.stored, relations.get(self.source_name))
+        self.incomplete = self.missing or self.gone
+        # A downgrade checks the columns of what it makes; the body brings the others back.
+        self.spec = spec if self.orphaned else spec.without(self.gone)
+        header = AuditSpec.from_body(row.prosrc)
+        self.displaced = header is not None and header.function != row.proname
+        self.drift: list[Drift] = []
+        self.found: list[str] = []
+
+    def read(self, headless: bool) -> AuditState:
+        """Return the state; *headless* says that the function has no header."""
+        self._compare_function(headless)
+        self._compare_owners()
+        self._compare_grants()
+        self._compare_audit_table()
+        if self.orphaned:
+            table = qualify(*self.source_name)
+            self._drifted(ORPHANED_FUNCTION, f"{self.name} is there, and table {table} is not")
+        self._compare_triggers()
+        return AuditState(
+            self.spec,
+            tuple(map(text.printable, self.found)),
+            self.audit is None,
+            tuple(self.drift),
+            self._owners(),
+            restore(self.row, self.triggers) if self.incomplete or self.displaced else (),
+        )
+
+    def _drifted(self, kind: str, detail: str, *found: str) -> None:
+        self.drift.append(Drift(kind, detail))
+        self.found += found
+
+    def _compare_function(self, headless: bool) -> None:
+        row, name = self.row, self.name
+        meant = sql.body(self.spec, self.default_schema)
+        if headless:
+            self._drifted(HEADER_MISSING, f"function {name} lost its first line")
+        if row.prosrc != meant:
+            what = "in comments and white space" if _same_code(row.prosrc, meant) else "in code"
+            self._drifted(BODY_EDITED, f"the body of {name} was edited, {what}")
+        if not row.prosecdef:
+            self._drifted(SECURITY_DEFINER_LOST, f"function {name} is SECURITY INVOKER")
+        if row.proconfig:
+            self._drifted(SET_CLAUSE, f"function {name} has SET {', '.join(row.proconfig)}")
+        if self.drift:
+            self.found.append(
+                sql.restore_function(
+                    name, row.prosrc, definer=row.prosecdef, settings=row.proconfig or ()
+                )
+            )
+
+    def _compare_grants(self) -> None:
+        for grantee in self.row.grantees:
+            self._drifted(
+                EXECUTE_GRANTED,
+                f"{grantee} may execute {self.name}",
+                f"GRANT EXECUTE ON FUNCTION {self.name}() TO {grantee}",
+            )
+
+    def _compare_owners(self) -> None:
+        wanted = self.spec.owner
+        if wanted is None:
+            return
+        audit = qualify(*self.audit_name)
+        if self.row.owner != wanted:
+            self._drifted(
+                OWNER_CHANGED,
+                f"function {self.name} belongs to {self.row.owner}, not to {wanted}",
+                f"ALTER FUNCTION {self.name}() OWNER TO {quote(self.row.owner)}",
+            )
+        if self.audit is not None and self.audit.owner != wanted:
+            self._drifted(
+                OWNER_CHANGED,
+                f"audit table {audit} belongs to {self.audit.owner}, not to {wanted}",
+                f"ALTER TABLE {audit} OWNER TO {quote(self.audit.owner)}",
+            )
+
+    def _owners(self) -> tuple[str, ...]:
+        made = [f"ALTER FUNCTION {self.name}() OWNER TO {quote(self.row.owner)}"]
+        if self.audit is not None:
+            audit = qualify(*self.audit_name)
+            made.append(f"ALTER TABLE {audit} OWNER TO {quote(self.audit.owner)}")
+        return tuple(made)
+
+    def _compare_audit_table(self) -> None:
+        name = qualify(*self.audit_name)
+        for column in self.gone if not self.orphaned else ():
+            table = qualify(*self.source_name)
+            self._drifted(COLUMN_MISSING, f"column {quote(column)} of {table} is gone")
+        if self.audit is None:
+            self._drifted(AUDIT_TABLE_MISSING, f"audit table {name} is gone")
+            return
+        for column in self.missing:
+            self._drifted(
+                AUDIT_COLUMN_MISSING, f"column {quote(column)} of audit table {name} is gone"
+            )
+        if self.audit.seqcache not in (None, 1):
+            sequence = qualify(self.audit.sequence_schema, self.audit.sequence)
+            self._drifted(
+                SEQUENCE_CACHE,
+                f"{sequence} has CACHE {self.audit.seqcache}, so that audit_id is no order",
+                f"ALTER SEQUENCE {sequence} CACHE {self.audit.seqcache}",
+            )
+
+    def _compare_triggers(self) -> None:
+        wanted = wanted_triggers(self.spec, self.default_schema)
+        guard = (*self.audit_name, self.spec.guard_trigger)
+        parents = {row.oid: row.parent for row in self.triggers}
+        # By trigger, the state that is meant, and the one in which the statements make it.
+        states: dict[int, tuple[str, str]] = {}
+        for row in sorted(self.triggers, key=lambda row: bool(row.parent)):
+            table = qualify(row.nspname, row.relname)
+            trigger = f"trigger {quote(row.tgname)} on {table}"
+            if row.parent:
+                oid = row.parent
+                while parents[oid]:
+                    oid = parents[oid]
+                self._compare_state(row, trigger, *states[oid])
+                continue
+            definition = _definition(row.definition, self.name)
+            name = trigger_name(row)
+            normal = "A" if self.spec.always or name == guard else "O"
+            states[row.oid] = (normal, normal)
+            if name not in wanted:
+                kind = SECOND_TRIGGER if name[:2] == self.source_name else TRIGGER_ELSEWHERE
+                found = [definition]
+                if name in self.others.wanted:  # another trail's, which the downgrade made before
+                    found.insert(0, f"DROP TRIGGER IF EXISTS {quote(row.tgname)} ON {table}")
+                self._drifted(kind, f"{trigger} calls {self.name} too", *found)
+                states[row.oid] = ("O", "O")
+            elif wanted.pop(name) != row.tgtype or not row.plain:
+                self._drifted(
+                    TRIGGER_RETIMED,
+                    f"{trigger} is now: {row.definition}",
+                    f"DROP TRIGGER {quote(row.tgname)} ON {table}",
+                    definition,
+                )
+                states[row.oid] = (normal, "O")
+            self._compare_state(row, trigger, *states[row.oid])
+        for schema, relation, trigger in wanted:
+            table = qualify(schema, relation)
+            found = [f"DROP TRIGGER {quote(trigger)} ON {table}"]
+            if (schema, relation, trigger) in self.others.there:
+                found = []  # one of that name calls another function, which brings it back
+            if self.orphaned:
+                self.found += found
+            else:
+                detail = f"trigger {quote(trigger)} on {table} is gone"
+                self._drifted(TRIGGER_MISSING, detail, *found)
+
+    def _compare_state(self, row: sa.Row[Any], trigger: str, meant: str, made: str) -> None:
+        if row.tgenabled != meant:
+            kind = ENABLE_ALWAYS_LOST if (meant, row.tgenabled) == ("A", "O") else TRIGGER_DISABLED
+            self._drifted(
+                DISABLED_ON_PARTITION if row.parent else kind,
+                f"{trigger} is in state {_STATES[row.tgenabled]}",
+                _set_state(row),
+            )
+        elif meant != made:
+            self.found.append(_set_state(row))
+
+
+def _missing(columns: Sequence[str], relation: sa.Row[Any] | None) -> list[str]:
+    """Return the columns that a table does not have; all of them where there is no table."""
+    return [one for one in columns if relation is None or one not in relation.columns]
+
+
+def _trigger_type(spec: AuditSpec, kind: str) -> int:
+    if kind == "truncate":
+        return _EVENT_BITS["truncate"]
+    return 1 + sum(_EVENT_BITS[name] for name in spec.operations if name != "truncate")
+
+
+def _definition(text: str, function: str) -> str:
+    """Return ``pg_get_triggerdef`` text with a qualified function, whatever the search_path was."""
+    head, _, call = text.rpartition(" EXECUTE FUNCTION ")
+    return f"{head} EXECUTE FUNCTION {function}{call[call.index('(') :]}"
+
+
+def _same_code(left: str, right: str) -> bool:
+    """Return whether two bodies differ in comments and white space at most."""
+
+    def tokens(body: str) -> list[str]:
+        return [
+            token.value
+            for statement in sqlparse.parse(body)
+            for token in statement.flatten()  # type: ignore[no-untyped-call]
+            if not token.is_whitespace and token.ttype not in sqlparse.tokens.Comment
+        ]
+
+    try:
+        return tokens(left) == tokens(right)
+    except sqlparse.exceptions.SQLParseError:
+        return False
