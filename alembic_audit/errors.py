@@ -13,10 +13,6 @@ class SpecError(AuditError, ValueError):
     """The arguments of an audit operation do not describe a trigger; nothing was changed."""
 
 
-class NotBuiltError(AuditError, NotImplementedError):
-    """A documented option or change that this version refuses, because it does not do it yet."""
-
-
 class SettingError(AuditError, ValueError):
     """The name or the value of a session setting is wrong; nothing was sent."""
 

@@ -26,6 +26,8 @@ def create_audit_trigger(
     owner: str | None = None,
     partitions: Iterable[str] = (),
     append_only: bool = False,
+    level: Literal["row", "statement"] = "row",
+    sparse_columns: Iterable[str] = (),
     version: int = ...,
     found: Iterable[str] = (),
 ) -> None: ...
@@ -60,6 +62,8 @@ def replace_audit_trigger(
     owner: str | None = None,
     partitions: Iterable[str] = (),
     append_only: bool = False,
+    level: Literal["row", "statement"] = "row",
+    sparse_columns: Iterable[str] = (),
     version: int = ...,
     found: Iterable[str] = (),
 ) -> None: ...
@@ -92,6 +96,8 @@ def rename_audited_table(
     owner: str | None = None,
     partitions: Iterable[str] = (),
     append_only: bool = False,
+    level: Literal["row", "statement"] = "row",
+    sparse_columns: Iterable[str] = (),
     version: int = ...,
 ) -> None: ...
 def rename_audited_column(
@@ -118,6 +124,8 @@ def rename_audited_column(
     owner: str | None = None,
     partitions: Iterable[str] = (),
     append_only: bool = False,
+    level: Literal["row", "statement"] = "row",
+    sparse_columns: Iterable[str] = (),
     version: int = ...,
 ) -> None: ...
 def snapshot_audit_table(
@@ -142,6 +150,8 @@ def snapshot_audit_table(
     owner: str | None = None,
     partitions: Iterable[str] = (),
     append_only: bool = False,
+    level: Literal["row", "statement"] = "row",
+    sparse_columns: Iterable[str] = (),
     version: int = ...,
 ) -> None: ...
 def alter_audit_column(

@@ -7,19 +7,13 @@ from typing import Any, Literal, TypedDict
 
 import sqlalchemy as sa
 
-from alembic_audit.errors import DeclarationError, NotBuiltError
-from alembic_audit.spec import OPERATIONS, STYLES
+from alembic_audit.errors import DeclarationError
+from alembic_audit.spec import LEVELS, OPERATIONS, STYLES
 
 OPTIONS_KEY = "audit.options"
 DEFAULTS_KEY = "audit.defaults"
 MARK_KEY = "audit"
 MARKS = ("exclude", "ignore", "hash")
-
-NOT_BUILT: dict[str, object] = {
-    "sparse_columns": (),
-    "level": "row",
-}
-"""Documented options that this version refuses, each with the only value it accepts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +36,8 @@ class AuditOptions:
         indexes: Columns of each index of the audit table; None is one on the key and ``audit_id``.
         partitions: Partitions, in the table's schema, of which a TRUNCATE by name is recorded.
         append_only: UPDATE, DELETE and TRUNCATE of the audit table are refused, to its owner too.
+        level: ``row``, ``statement``, or ``auto``: statement level where it records the same.
+        sparse_columns: Large values that an UPDATE stores only when it changes them.
     """
 
     schema_name: str | None = None
@@ -59,6 +55,8 @@ class AuditOptions:
     partitions: tuple[str, ...] = ()
     indexes: tuple[tuple[str, ...], ...] | None = None
     append_only: bool = False
+    level: str = "auto"
+    sparse_columns: tuple[str, ...] = ()
 
 
 class Options(TypedDict, total=False):
@@ -81,10 +79,19 @@ class Options(TypedDict, total=False):
     partitions: Collection[str]
     indexes: Sequence[Sequence[str]] | None
     append_only: bool
+    level: Literal["auto", "row", "statement"]
+    sparse_columns: Collection[str]
 
 
+COLUMN_LISTS = (
+    "include_columns",
+    "exclude_columns",
+    "ignore_columns",
+    "hash_columns",
+    "sparse_columns",
+)
 _NAMES = {field.name for field in dataclasses.fields(AuditOptions)}
-_KEYS = {"enabled", "reason", *_NAMES, *NOT_BUILT}
+_KEYS = {"enabled", "reason", *_NAMES}
 
 
 def read(table: sa.Table) -> AuditOptions | None:
@@ -94,7 +101,6 @@ def read(table: sa.Table) -> AuditOptions | None:
 
     Raises:
         DeclarationError: An option is unknown, of the wrong type, or names an unknown column.
-        NotBuiltError: The option is documented and not built yet.
     """
     own = table.info.get(OPTIONS_KEY, {})
     asked = OPTIONS_KEY in table.info
@@ -121,11 +127,6 @@ def read(table: sa.Table) -> AuditOptions | None:
                 "{'enabled': False, 'reason': '...'}"
             )
         return None
-    for name, accepted in NOT_BUILT.items():
-        if name in given and given[name] != accepted:
-            raise NotBuiltError(
-                f"option {name!r} in {where} is not built yet; leave it out (found {given[name]!r})"
-            )
     return _validated(table, where, {name: given[name] for name in _NAMES & set(given)})
 
 
@@ -141,7 +142,7 @@ def _check_keys(where: str, given: Any) -> None:
 
 def _validated(table: sa.Table, where: str, given: dict[str, Any]) -> AuditOptions:
     marks = _column_marks(table)
-    for name in ("include_columns", "exclude_columns", "ignore_columns", "hash_columns"):
+    for name in COLUMN_LISTS:
         if name in given and (name, given[name]) != ("include_columns", None):
             given[name] = _column_names(table, where, name, given[name])
     for mark in MARKS:
@@ -162,6 +163,11 @@ def _validated(table: sa.Table, where: str, given: dict[str, Any]) -> AuditOptio
             f"audit_columns in {where} must be one of {', '.join(STYLES)}, "
             f"found {given['audit_columns']!r}"
         )
+    if given.get("level", "auto") not in (*LEVELS, "auto"):
+        raise DeclarationError(
+            f"level in {where} must be one of {', '.join((*LEVELS, 'auto'))}, "
+            f"found {given['level']!r}"
+        )
     if "partitions" in given:
         given["partitions"] = _strings(where, "partitions", given["partitions"])
     if given.get("indexes") is not None:
@@ -176,12 +182,18 @@ def _validated(table: sa.Table, where: str, given: dict[str, Any]) -> AuditOptio
 def _check_contradictions(where: str, given: Mapping[str, Any]) -> None:
     """See that no column is left out for which something else is asked."""
     excluded, included = given.get("exclude_columns", ()), given.get("include_columns")
-    for option in ("hash_columns", "ignore_columns", "include_columns"):
+    if both := [
+        name for name in given.get("sparse_columns", ()) if name in given.get("hash_columns", ())
+    ]:
+        raise DeclarationError(
+            f"{where} names {both} in hash_columns and in sparse_columns; a hash is small: keep one"
+        )
+    for option in ("hash_columns", "ignore_columns", "sparse_columns", "include_columns"):
         if both := [name for name in given.get(option) or () if name in excluded]:
             raise DeclarationError(
                 f"{where} names {both} in exclude_columns and in {option}; keep one"
             )
-    for option in ("hash_columns", "ignore_columns"):
+    for option in ("hash_columns", "ignore_columns", "sparse_columns"):
         if strays := [name for name in given.get(option, ()) if name not in (included or [name])]:
             raise DeclarationError(
                 f"{where} names {strays} in {option}, and include_columns leaves them out; "

@@ -16,6 +16,7 @@ HEADER = "-- alembic_audit: "
 
 OPERATIONS = ("insert", "update", "delete", "truncate")
 STYLES = ("standard", "classic")
+LEVELS = ("row", "statement")
 CURRENT_VERSION = 1
 """The newest version of the SQL templates in ``alembic_audit.sql``; what a declaration gets."""
 
@@ -30,6 +31,7 @@ OWN_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "classic": ("audit_operation", "audit_operation_timestamp"),
 }
 CHANGED_COLUMNS = "audit_changed_columns"
+OMITTED_COLUMNS = "audit_omitted_columns"
 
 
 class NewerSpecError(SpecError):
@@ -94,6 +96,8 @@ class AuditSpec:
     owner: str | None = None
     partitions: tuple[str, ...] = ()
     append_only: bool = False
+    level: str = "row"
+    sparse_columns: tuple[str, ...] = ()
     version: int = 1
 
     @property
@@ -112,6 +116,22 @@ class AuditSpec:
         return tuple(name for name in self.stored if name not in self.ignore_columns)
 
     @property
+    def rows_needed(self) -> str | None:
+        """What of the spec only a row trigger can do, or do right; None where nothing is.
+
+        At statement level there is no OLD row beside a NEW one, no statement trigger fires where
+        logical replication applies a change, and a partition that is written by its own name does
+        not reach a statement trigger of its parent.
+        """
+        for name in ("always", "skip_unchanged", "changed_columns"):
+            if getattr(self, name):
+                return f"{name}=True"
+        for name in ("ignore_columns", "sparse_columns", "partitions"):
+            if getattr(self, name):
+                return f"{name}={list(getattr(self, name))}"
+        return None if self.key or "update" not in self.operations else "a table without a key"
+
+    @property
     def truncate_trigger(self) -> str:
         """The name of the triggers for TRUNCATE, on the table and on its partitions."""
         return naming.shorten(f"{self.trigger}_truncate")
@@ -128,6 +148,7 @@ class AuditSpec:
         return (
             *own,
             *((CHANGED_COLUMNS,) if self.changed_columns else ()),
+            *((OMITTED_COLUMNS,) if self.sparse_columns else ()),
             *(setting.column for setting in self.session_settings),
             *self.columns,
             *(hash_column(name) for name in self.hash_columns),
@@ -135,9 +156,18 @@ class AuditSpec:
 
     @property
     def trigger_names(self) -> dict[str, str]:
-        """The triggers this spec has: kind (``row`` or ``truncate``) to name."""
+        """The triggers this spec has: kind to name.
+
+        At row level a trigger ``row`` and one ``truncate``; at statement level one for each
+        operation, and one ``key`` for the rows of an UPDATE that change their key.
+        """
         names = {}
-        if set(self.operations) - {"truncate"}:
+        of_rows = [name for name in self.operations if name != "truncate"]
+        if self.level == "statement":
+            names = {name: naming.shorten(f"{self.trigger}_{name}") for name in of_rows}
+            if "update" in of_rows:
+                names["key"] = naming.shorten(f"{self.trigger}_key")
+        elif of_rows:
             names["row"] = naming.shorten(self.trigger)
         if "truncate" in self.operations:
             names["truncate"] = self.truncate_trigger
@@ -158,6 +188,7 @@ class AuditSpec:
             columns=left(self.columns),
             hash_columns=left(self.hash_columns),
             ignore_columns=left(self.ignore_columns),
+            sparse_columns=left(self.sparse_columns),
         )
 
     def unordered(self) -> "AuditSpec":
@@ -168,6 +199,7 @@ class AuditSpec:
             columns=tuple(sorted(self.columns)),
             hash_columns=tuple(sorted(self.hash_columns)),
             ignore_columns=tuple(sorted(self.ignore_columns)),
+            sparse_columns=tuple(sorted(self.sparse_columns)),
         )
 
     # -- literal keyword arguments, as they stand in a migration ---------------------------------
@@ -196,6 +228,8 @@ class AuditSpec:
         owner: str | None = None,
         partitions: Iterable[str] = (),
         append_only: bool = False,
+        level: str = "row",
+        sparse_columns: Iterable[str] = (),
         version: int = 1,
     ) -> "AuditSpec":
         """Return the spec that the arguments of ``op.create_audit_trigger`` describe.
@@ -254,6 +288,8 @@ class AuditSpec:
             owner=owner,
             partitions=tuple(sorted(_names("partitions", partitions))),
             append_only=bool(append_only),
+            level=_one_of("level", level, LEVELS),
+            sparse_columns=_names("sparse_columns", sparse_columns),
             version=version,
         )
         spec._check()
@@ -288,6 +324,8 @@ class AuditSpec:
             "owner": self.owner,
             "partitions": list(self.partitions),
             "append_only": self.append_only,
+            "level": self.level,
+            "sparse_columns": list(self.sparse_columns),
             "version": self.version,
         }
 
@@ -295,9 +333,9 @@ class AuditSpec:
         """Return ``full_kwargs`` without what equals its default.
 
         What a reader of a migration wants to see always stands there: audit table, key, columns,
-        operations and version.
+        operations, level and version.
         """
-        always = {"audit_table", "key", "columns", "operations", "version"}
+        always = {"audit_table", "key", "columns", "operations", "level", "version"}
         # Only its names are read, but a spec wants a column to record.
         plain = AuditSpec.from_kwargs(
             self.table, schema=self.schema, audit_schema=self.audit_schema, columns=["*"]
@@ -381,12 +419,27 @@ class AuditSpec:
             )
         if ignored := [name for name in self.ignore_columns if name in self.key]:
             raise SpecError(f"ignore_columns of {self.table!r} names key columns {ignored}")
+        if strays := [name for name in self.sparse_columns if name not in self.columns]:
+            raise SpecError(
+                f"sparse_columns of {self.table!r} names {strays}, which are not in columns"
+            )
+        if sparse := [name for name in self.sparse_columns if name in self.key]:
+            raise SpecError(f"sparse_columns of {self.table!r} names key columns {sparse}")
+        if self.sparse_columns and not self.key:
+            raise SpecError(
+                f"sparse_columns of {self.table!r}, which has no key: nothing tells which record "
+                "has the value that another one leaves out; give key=[...], or leave them out"
+            )
         if not self.watched:
             raise SpecError(f"ignore_columns of {self.table!r} leaves no column to watch")
         if self.partitions and "truncate" not in self.operations:
             raise SpecError(
                 f"partitions of {self.table!r} are those whose TRUNCATE is recorded, and truncate "
                 "is not in operations; add it, or name no partitions"
+            )
+        if self.level == "statement" and (reason := self.rows_needed):
+            raise SpecError(
+                f"level 'statement' of {self.table!r} does not go with {reason}; write level 'row'"
             )
         sides = [
             *(f"setting audit.{setting.name}" for setting in self.session_settings),

@@ -1,5 +1,6 @@
 """Source Table to audit Table, and the spec that belongs to them."""
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -84,11 +85,15 @@ def audit_table(table: sa.Table, **given: "Unpack[options.Options]") -> sa.Table
     return made
 
 
-def derive(table: sa.Table) -> sa.Table | None:
+def derive(table: sa.Table, *, has_children: bool = False) -> sa.Table | None:
     """Return the audit Table of *table*, made or brought up to date; None where none is asked for.
 
     Called again it does nothing where nothing changed, so that late columns and foreign-key columns
     whose type was not known are found.
+
+    Args:
+        table: The table to audit.
+        has_children: Other tables inherit it.
 
     Raises:
         DeclarationError: What is asked for cannot be audited as written.
@@ -103,7 +108,7 @@ def derive(table: sa.Table) -> sa.Table | None:
     wanted = options.read(table)
     if wanted is None:
         return None
-    made = make_spec(table, wanted)
+    made = make_spec(table, wanted, has_children=has_children)
     columns = _columns(table, wanted, made)
     indexes = _indexes(table, wanted, made, {column.name for column in columns})
     key = f"{made.audit_schema}.{made.audit_table}" if made.audit_schema else made.audit_table
@@ -182,8 +187,9 @@ def derive_all(metadata: sa.MetaData) -> list[spec.AuditSpec]:
         DeclarationError: A declaration is wrong, or two of them collide.
     """
     specs = []
+    parents = inherited(metadata)
     for table in list(metadata.tables.values()):
-        if derive(table) is not None:
+        if derive(table, has_children=bool(parents & {table.name, table.fullname})) is not None:
             specs.append(table.info[SPEC_KEY])
     specs.sort(key=lambda one: (one.schema or "", one.table))
     refuse_shared(specs, None)
@@ -222,8 +228,15 @@ def _convention(key: str) -> str:
     return f"write a naming convention {key!r} that tells them apart"
 
 
-def make_spec(table: sa.Table, wanted: AuditOptions) -> spec.AuditSpec:
+def make_spec(
+    table: sa.Table, wanted: AuditOptions, *, has_children: bool = False
+) -> spec.AuditSpec:
     """Return the spec of a table and its options.
+
+    Args:
+        table: The table to audit.
+        wanted: Its options.
+        has_children: Other tables inherit it.
 
     Raises:
         DeclarationError: Names collide, a key column is not stored, or the table is temporary.
@@ -244,7 +257,7 @@ def make_spec(table: sa.Table, wanted: AuditOptions) -> spec.AuditSpec:
     }
     try:
         settings = {naming.check_setting(column.name): column for column in wanted.session_settings}
-        return spec.AuditSpec.from_kwargs(
+        made = spec.AuditSpec.from_kwargs(
             table.name,
             schema=table.schema,
             audit_table=names["table"],
@@ -268,15 +281,80 @@ def make_spec(table: sa.Table, wanted: AuditOptions) -> spec.AuditSpec:
             owner=wanted.owner,
             partitions=wanted.partitions,
             append_only=wanted.append_only,
+            sparse_columns=[name for name in stored if name in wanted.sparse_columns],
             version=spec.CURRENT_VERSION,
         )
+        return _with_level(table, wanted.level, made, has_children=has_children)
     except SpecError as error:
         raise DeclarationError(f"table {table.fullname!r} cannot be audited: {error}") from error
 
 
+def _with_level(
+    table: sa.Table, level: str, made: spec.AuditSpec, *, has_children: bool
+) -> spec.AuditSpec:
+    """Return the spec at the level that was asked for, or that ``auto`` comes to.
+
+    It is decided from the declaration alone, so that it is the same in every database.
+    """
+    reason = made.rows_needed or _rows_needed(table, has_children=has_children)
+    if level == "statement" and reason:
+        raise SpecError(f"level 'statement' does not go with {reason}; write level 'row' or 'auto'")
+    if level == "row" or reason:
+        return made
+    return dataclasses.replace(made, level="statement")
+
+
+def _rows_needed(table: sa.Table, *, has_children: bool) -> str | None:
+    """Return what of a Table statement triggers cannot do, or would record in a wrong order."""
+    postgres = table.dialect_options["postgresql"]
+    if postgres["partition_by"]:
+        return "a partitioned table"
+    if postgres["inherits"] or has_children:
+        return "inheritance"
+    if "FOREIGN" in _prefixes(table):
+        return "a foreign table"
+    return "a cycle of foreign keys with ON UPDATE" if _updates_itself(table) else None
+
+
+def _updates_itself(table: sa.Table) -> bool:
+    """Return whether an UPDATE can make PostgreSQL update the same table again.
+
+    The update that a foreign key makes is recorded before the one that caused it; where both are of
+    one row the last record would be the earlier state.
+    """
+    seen: set[sa.Table] = set()
+    ahead = [table]
+    while ahead:
+        for constraint in ahead.pop().foreign_key_constraints:
+            if (constraint.onupdate or "NO ACTION").upper() in ("NO ACTION", "RESTRICT"):
+                continue
+            try:
+                referred = constraint.referred_table
+            except sa.exc.InvalidRequestError:  # declared later; deriving is repeated
+                continue
+            if referred is table:
+                return True
+            if referred not in seen:
+                seen.add(referred)
+                ahead.append(referred)
+    return False
+
+
+def inherited(metadata: sa.MetaData) -> set[str]:
+    """Return the names of the tables that others inherit, by ``postgresql_inherits``."""
+    found: set[str] = set()
+    for table in metadata.tables.values():
+        names = table.dialect_options["postgresql"]["inherits"] or ()
+        found.update([names] if isinstance(names, str) else names)
+    return found
+
+
+def _prefixes(table: sa.Table) -> list[str]:
+    return " ".join(map(str, table._prefixes)).upper().split()
+
+
 def _refuse_temporary(table: sa.Table) -> None:
-    prefixes = " ".join(map(str, table._prefixes)).upper().split()
-    if {"TEMP", "TEMPORARY"} & set(prefixes):
+    if {"TEMP", "TEMPORARY"} & set(_prefixes(table)):
         raise DeclarationError(
             f"table {table.fullname!r} is temporary: it is gone with the session that made it, and "
             "no migration can put a trigger on it; leave it out of the audit"
@@ -354,8 +432,12 @@ def _own_columns(made: spec.AuditSpec) -> list[sa.Column[Any]]:
         )
         columns.append(sa.Column("audit_transaction_id", sa.BigInteger(), nullable=False))
         columns.append(sa.Column("audit_current_user", sa.String(64), nullable=False))
-    if made.changed_columns:
-        columns.append(sa.Column(spec.CHANGED_COLUMNS, postgresql.ARRAY(sa.Text())))
+    for wanted, name in (
+        (made.changed_columns, spec.CHANGED_COLUMNS),
+        (made.sparse_columns, spec.OMITTED_COLUMNS),
+    ):
+        if wanted:
+            columns.append(sa.Column(name, postgresql.ARRAY(sa.Text())))
     return columns
 
 

@@ -97,6 +97,7 @@ def compare(
             notices.stop_at(second, declared)
         found.strays.extend(catalog.read_strays(connection, {one.function for one in second}))
     foreign = [one for one in found.foreign if one not in second]
+    notices.stop_at_rows_needed(declared, found.unfit, foreign)
     try:
         upgrade_ops.ops[:] = _operations(
             upgrade_ops.ops, declared, states, found, default_schema, _sources(context, everything)
@@ -124,6 +125,7 @@ def _operations(
     ours = diff.compare(
         declared,
         states,
+        begin_anew=rows.retyped_keys(theirs, changes, default_schema),
         compile_anew=rows.compiled_with_other_types(theirs, changes, default_schema),
         unrecorded=rows.unrecorded(theirs, declared, states, default_schema),
     )

@@ -20,6 +20,7 @@ def compare(
     found: Mapping[Name, AuditState],
     *,
     compile_anew: Collection[Name] = (),
+    begin_anew: Collection[Name] = (),
     unrecorded: Collection[Name] = (),
 ) -> list[MigrateOperation]:
     """Return the operations that turn what was found into what is declared, sorted by table.
@@ -28,6 +29,7 @@ def compare(
         declared: What the models ask for, by audited table.
         found: What the database holds, by audited table.
         compile_anew: Tables whose function has to forget a type.
+        begin_anew: Tables whose triggers have to be away while a column changes.
         unrecorded: Tables that hold, or will hold after this migration, rows which the trail does
             not have as they are.
     """
@@ -39,6 +41,9 @@ def compare(
             made.append(CreateAuditTriggerOp(AuditState(spec), snapshot=snapshot))
         elif state is not None and spec is None:
             made.append(DropAuditTriggerOp.from_state(state))
+        elif state is not None and spec is not None and name in begin_anew:
+            made.append(DropAuditTriggerOp.from_state(state))
+            made.append(CreateAuditTriggerOp(AuditState(spec), snapshot=snapshot))
         elif (
             state is not None
             and spec is not None

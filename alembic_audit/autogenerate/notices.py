@@ -53,6 +53,32 @@ def stop_at(second: Iterable[ForeignTrigger], declared: Mapping[Name, AuditSpec]
         )
 
 
+def stop_at_rows_needed(
+    declared: Mapping[Name, AuditSpec],
+    unfit: Mapping[Name, str],
+    foreign: Iterable[ForeignTrigger],
+) -> None:
+    """Refuse statement level where only the database knows that it would record otherwise.
+
+    Raises:
+        CommandError: There is such a table.
+    """
+    reasons = dict(unfit)
+    for trigger in foreign:
+        if trigger.after_row:
+            reasons.setdefault(
+                trigger.table,
+                f"has another AFTER ROW trigger, {trigger.name}, and what that changes would be "
+                "recorded before its cause",
+            )
+    for name, spec in declared.items():
+        if spec.level == "statement" and name in reasons:
+            raise CommandError(
+                f"{display_name(spec)} {reasons[name]}: statement triggers, which level "
+                f"'statement' or 'auto' came to, do not fit; write level=\"row\" in its options"
+            )
+
+
 def log_kept(
     operations: Iterable[MigrateOperation],
     audit_tables: Collection[Name],

@@ -38,6 +38,30 @@ def compiled_with_other_types(
     return {name for name in retyped if name is not None}
 
 
+def retyped_keys(
+    operations: Iterable[MigrateOperation],
+    changes: Iterable[tuple[AuditSpec, AuditSpec]],
+    default_schema: str,
+) -> set[Name]:
+    """Return the tables of which a key column is retyped that a trigger's condition names.
+
+    PostgreSQL refuses to alter the type of such a column (tablecmds.c, ATExecAlterColumnType).
+    """
+    keys = {
+        (*source_of(new, default_schema), column)
+        for old, new in changes
+        if old.level == "statement"
+        for column in old.key
+    }
+    return {
+        table_of(op, default_schema)
+        for op in _flat(operations)
+        if isinstance(op, ops.AlterColumnOp)
+        and op.modify_type is not None
+        and (*table_of(op, default_schema), op.column_name) in keys
+    }
+
+
 def unrecorded(
     operations: Sequence[MigrateOperation],
     declared: Mapping[Name, AuditSpec],

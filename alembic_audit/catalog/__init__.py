@@ -130,7 +130,10 @@ def read(
         name = (function.nspname, function.proname)
         if function.oid not in ours and qualify(*name) not in newer:
             foreign += [foreign_trigger(row, function.prosrc) for row in triggers[function.oid]]
-    relations = _relations(connection, [spec for spec, _, _ in taken.values()], default_schema)
+    of_statements = [one for one in declared if one.level == "statement"]
+    relations = _relations(
+        connection, [*of_statements, *(spec for spec, _, _ in taken.values())], default_schema
+    )
     others = Triggers(
         {name for spec, _, _ in taken.values() for name in wanted_triggers(spec, default_schema)},
         {trigger_name(row) for rows in triggers.values() for row in rows if not row.parent},
@@ -148,7 +151,21 @@ def read(
         )
         for spec, row in strays
     ]
-    return Catalog(states, made, newer, foreign)
+    return Catalog(states, made, newer, foreign, _unfit(of_statements, relations, default_schema))
+
+
+def _unfit(
+    specs: Sequence[AuditSpec], relations: Mapping[Name, sa.Row[Any]], default_schema: str
+) -> dict[Name, str]:
+    unfit = {}
+    for spec in specs:
+        name = (text.schemas(spec, default_schema)[0], spec.table)
+        row = relations.get(name)
+        if row is not None and row.relkind != "r":
+            unfit[name] = "is partitioned" if row.relkind == "p" else "is a foreign table"
+        elif row is not None and row.inherits:
+            unfit[name] = "is a partition, inherits another table, or is inherited"
+    return unfit
 
 
 def read_strays(connection: sa.Connection, functions: Collection[Name]) -> list[Stray]:

@@ -59,8 +59,8 @@ TRIGGERS = sa.text(
     """
     SELECT t.oid, t.tgname, n.nspname, c.relname, t.tgfoid, t.tgtype,
       t.tgenabled::pg_catalog.text, t.tgparentid AS parent,
-      (t.tgqual IS NULL AND t.tgnargs = 0 AND t.tgattr::pg_catalog.text = ''
-        AND t.tgconstraint = 0 AND t.tgoldtable IS NULL AND t.tgnewtable IS NULL) AS plain,
+      (t.tgnargs = 0 AND t.tgattr::pg_catalog.text = '' AND t.tgconstraint = 0) AS plain,
+      t.tgqual IS NOT NULL AS conditional, t.tgoldtable, t.tgnewtable,
       pg_catalog.pg_get_triggerdef(t.oid) AS definition,
       CASE WHEN ours.oid IS NULL THEN p.prosrc END AS foreign_source,
       pn.nspname AS function_schema, p.proname
@@ -93,6 +93,9 @@ RELATIONS = sa.text(
         SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute AS a
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
       ) AS columns,
+      c.relkind::pg_catalog.text, EXISTS (
+        SELECT FROM pg_catalog.pg_inherits AS i WHERE c.oid IN (i.inhrelid, i.inhparent)
+      ) AS inherits,
       sequence.nspname AS sequence_schema, sequence.relname AS sequence, sequence.seqcache
     FROM pg_catalog.pg_class AS c
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace

@@ -1,6 +1,7 @@
 """One trail: its spec beside its rows in the catalogs, and how they differ."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ from alembic_audit.sql import text
 
 _EVENT_BITS = {"insert": 4, "delete": 8, "update": 16, "truncate": 32}
 _BEFORE_TRUNCATE = 34
+_ROW_BIT = 1
 _STATES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
 
 
@@ -95,17 +97,47 @@ def trigger_name(row: sa.Row[Any]) -> tuple[str, str, str]:
     return (row.nspname, row.relname, row.tgname)
 
 
-def wanted_triggers(spec: AuditSpec, default_schema: str) -> dict[tuple[str, str, str], int]:
-    """Return the triggers of a spec with their ``tgtype``."""
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """When a trigger fires, and what it sees.
+
+    Attributes:
+        type: ``pg_trigger.tgtype``.
+        old_table: The name of its transition table of rows before.
+        new_table: The name of its transition table of rows after.
+        condition: Its WHEN condition, as tokens.
+    """
+
+    type: int
+    old_table: str | None = None
+    new_table: str | None = None
+    condition: tuple[str, ...] = ()
+
+
+def _shape_of(row: sa.Row[Any]) -> Shape:
+    condition: tuple[str, ...] = ()
+    if row.conditional:
+        _, _, rest = row.definition.partition(" WHEN (")
+        condition = _tokens(rest.rpartition(") EXECUTE FUNCTION ")[0])
+    return Shape(row.tgtype, row.tgoldtable, row.tgnewtable, condition)
+
+
+def _tokens(condition: str) -> tuple[str, ...]:
+    """Return a condition without its layout, and without what pg_get_triggerdef() may leave out."""
+    tokens = re.findall(r'"(?:[^"]|"")+"|\w+|[^\s\w]', condition.replace("pg_catalog.", ""))
+    return tuple(one[1:-1].replace('""', '"') if one[0] == '"' else one for one in tokens)
+
+
+def wanted_triggers(spec: AuditSpec, default_schema: str) -> dict[tuple[str, str, str], Shape]:
+    """Return the triggers of a spec with their shapes."""
     source, audit = text.schemas(spec, default_schema)
     wanted = {
-        (source, spec.table, name): _trigger_type(spec, kind)
-        for kind, name in spec.trigger_names.items()
+        (source, spec.table, name): _shape(spec, kind) for kind, name in spec.trigger_names.items()
     }
     if spec.append_only:
-        wanted[(audit, spec.audit_table, spec.guard_trigger)] = text.GUARD_TYPE
+        wanted[(audit, spec.audit_table, spec.guard_trigger)] = Shape(text.GUARD_TYPE)
     return wanted | {
-        (source, partition, spec.truncate_trigger): _BEFORE_TRUNCATE
+        (source, partition, spec.truncate_trigger): Shape(_BEFORE_TRUNCATE)
         for partition in spec.partitions
     }
 
@@ -175,8 +207,11 @@ class State:
             self._drifted(BODY_EDITED, f"the body of {name} was edited, {what}")
         if not row.prosecdef:
             self._drifted(SECURITY_DEFINER_LOST, f"function {name} is SECURITY INVOKER")
-        if row.proconfig:
-            self._drifted(SET_CLAUSE, f"function {name} has SET {', '.join(row.proconfig)}")
+        settings = sql.settings(self.spec)
+        if sorted(row.proconfig or ()) != sorted(settings):
+            found = ", ".join(row.proconfig or ["nothing"])
+            meant = ", ".join(settings or ["nothing"])
+            self._drifted(SET_CLAUSE, f"function {name} has SET {found}, and was to have {meant}")
         if self.drift:
             self.found.append(
                 sql.restore_function(
@@ -263,7 +298,7 @@ class State:
                     found.insert(0, f"DROP TRIGGER IF EXISTS {quote(row.tgname)} ON {table}")
                 self._drifted(kind, f"{trigger} calls {self.name} too", *found)
                 states[row.oid] = ("O", "O")
-            elif wanted.pop(name) != row.tgtype or not row.plain:
+            elif wanted.pop(name) != _shape_of(row) or not row.plain:
                 self._drifted(
                     TRIGGER_RETIMED,
                     f"{trigger} is now: {row.definition}",
@@ -300,10 +335,18 @@ def _missing(columns: Sequence[str], relation: sa.Row[Any] | None) -> list[str]:
     return [one for one in columns if relation is None or one not in relation.columns]
 
 
-def _trigger_type(spec: AuditSpec, kind: str) -> int:
+def _shape(spec: AuditSpec, kind: str) -> Shape:
+    if kind == "row":
+        events = (_EVENT_BITS[name] for name in spec.operations if name != "truncate")
+        return Shape(_ROW_BIT + sum(events))
+    if kind == "key":
+        return Shape(_ROW_BIT + _EVENT_BITS["update"], condition=_tokens(sql.key_condition(spec)))
     if kind == "truncate":
-        return _EVENT_BITS["truncate"]
-    return 1 + sum(_EVENT_BITS[name] for name in spec.operations if name != "truncate")
+        return Shape(_EVENT_BITS[kind])
+    rows = sql.transition_table(spec)
+    if sql.transition(kind) == "OLD":
+        return Shape(_EVENT_BITS[kind], old_table=rows)
+    return Shape(_EVENT_BITS[kind], new_table=rows)
 
 
 def _definition(text: str, function: str) -> str:

@@ -82,12 +82,14 @@ class Catalog:
         strays: What is ours and part of no trail.
         newer: Functions that a newer version of this package wrote, with the reason.
         foreign: Triggers of others on declared tables.
+        unfit: Declared tables where statement triggers would not see each row, with the reason.
     """
 
     states: dict[Name, AuditState]
     strays: list[Stray]
     newer: dict[str, str]
     foreign: list["ForeignTrigger"]
+    unfit: dict[Name, str]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,7 +80,7 @@ class CreateAuditTriggerOp(MigrateOperation):
                 ``session_settings`` (name to ``"required"`` or ``"nullable"``),
                 ``setting_columns``, ``operations``, ``audit_columns``, ``skip_unchanged``,
                 ``changed_columns``, ``always``, ``owner``, ``partitions``, ``append_only``,
-                ``version``.
+                ``level``, ``sparse_columns``, ``version``.
 
         Raises:
             SpecError: The arguments describe no audit trigger.

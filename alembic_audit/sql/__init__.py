@@ -68,6 +68,36 @@ def _template(spec: AuditSpec) -> ModuleType:
     return _VERSIONS[spec.version]
 
 
+def settings(spec: AuditSpec) -> tuple[str, ...]:
+    """Return the SET clauses of a spec's function: entries ``name=value`` of pg_proc.proconfig."""
+    entries: tuple[str, ...] = _template(spec).settings(spec)
+    return entries
+
+
+def set_clauses(entries: Sequence[str]) -> str:
+    """Return SET clauses, each with a leading space.
+
+    Args:
+        entries: ``name=value``, as ``pg_proc.proconfig`` has them.
+    """
+    clauses = ""
+    for entry in entries:
+        setting, _, value = entry.partition("=")
+        # Lists are stored with each element quoted already (guc_tables.c, GUC_LIST_QUOTE).
+        shown = value if setting in _QUOTED_LISTS and value else literal(value)
+        clauses += f" SET {setting} TO {shown}"
+    return clauses
+
+
+def _function(spec: AuditSpec, default_schema: str, verb: str) -> str:
+    return function(
+        function_name(spec, default_schema),
+        body(spec, default_schema),
+        verb=verb,
+        options=set_clauses(settings(spec)),
+    )
+
+
 def function(name: str, text: str, *, verb: str, definer: bool = True, options: str = "") -> str:
     """Return the statement that makes a trigger function.
 
@@ -85,20 +115,42 @@ def function(name: str, text: str, *, verb: str, definer: bool = True, options: 
     )
 
 
-def _trigger_events(spec: AuditSpec) -> str:
-    return " OR ".join(name.upper() for name in spec.operations if name != "truncate")
+def _shape(spec: AuditSpec, kind: str, table: str) -> str:
+    """Return events, table and level of a trigger of a spec."""
+    if kind == "row":
+        events = " OR ".join(name.upper() for name in spec.operations if name != "truncate")
+        return f"{events} ON {table} FOR EACH ROW"
+    if kind == "key":
+        return f"UPDATE ON {table} FOR EACH ROW WHEN ({key_condition(spec)})"
+    if kind == "truncate":
+        return f"TRUNCATE ON {table} FOR EACH STATEMENT"
+    rows = f"{transition(kind)} TABLE AS {_template(spec).TRANSITION_TABLE}"
+    return f"{kind.upper()} ON {table} REFERENCING {rows} FOR EACH STATEMENT"
+
+
+def transition(kind: str) -> str:
+    """Return which rows a statement trigger sees: those before, or those after."""
+    return "OLD" if kind == "delete" else "NEW"
+
+
+def key_condition(spec: AuditSpec) -> str:
+    """Return the condition under which the trigger ``key`` fires."""
+    condition: str = _template(spec).key_condition(spec)
+    return condition
+
+
+def transition_table(spec: AuditSpec) -> str:
+    """Return the name of the rows of a statement."""
+    name: str = _template(spec).TRANSITION_TABLE
+    return name
 
 
 def triggers(spec: AuditSpec, default_schema: str) -> list[str]:
     """Return the statements that make the triggers of a spec."""
     table = source_name(spec, default_schema)
     call = f"EXECUTE FUNCTION {function_name(spec, default_schema)}()"
-    shapes = {
-        "row": f"AFTER {_trigger_events(spec)} ON {table} FOR EACH ROW",
-        "truncate": f"AFTER TRUNCATE ON {table} FOR EACH STATEMENT",
-    }
     made = [
-        f"CREATE TRIGGER {quote(name)} {shapes[kind]} {call}"
+        f"CREATE TRIGGER {quote(name)} AFTER {_shape(spec, kind, table)} {call}"
         for kind, name in spec.trigger_names.items()
     ]
     of_partitions = quote(spec.truncate_trigger)
@@ -145,10 +197,9 @@ def create(spec: AuditSpec, default_schema: str) -> list[str]:
     The audit table must exist. Nothing is replaced: what stands in the way is an error that names
     it, raised by PostgreSQL before anything changed.
     """
-    name = function_name(spec, default_schema)
     return [
         _check_tables(spec, default_schema, new_function=True),
-        function(name, body(spec, default_schema), verb=NEW_FUNCTION),
+        _function(spec, default_schema, NEW_FUNCTION),
         *triggers(spec, default_schema),
         *(owners(spec, default_schema, spec.owner) if spec.owner else ()),
         revoke(spec, default_schema, tables=True),
@@ -236,7 +287,7 @@ def replace(
         *move.audit_table(old, new, default_schema),
         *move.function(old, new, default_schema),
         _check_tables(new, default_schema, new_function=False),
-        function(name, body(new, default_schema), verb=REPLACE_FUNCTION),
+        _function(new, default_schema, REPLACE_FUNCTION),
     ]
     if not same_triggers(old, new, found):
         statements += [_drop_triggers(name), _drop_others(new, default_schema)]
@@ -266,6 +317,8 @@ def same_triggers(old: AuditSpec, new: AuditSpec, found: Sequence[str]) -> bool:
             spec.always,
             spec.partitions,
             spec.append_only,
+            spec.level,
+            spec.key if spec.level == "statement" else (),
         )
 
     return facts(old) == facts(new) and not any(map(_TRIGGER_STATEMENT.match, found))
@@ -350,6 +403,8 @@ def _drop_where(*conditions: str) -> str:
 
 def _check_tables(spec: AuditSpec, default_schema: str, *, new_function: bool) -> str:
     lines = ["DECLARE", "  missing pg_catalog.text;", "BEGIN"]
+    if spec.level == "statement":
+        lines += _check_plain(source_name(spec, default_schema))
     if new_function:
         name = function_name(spec, default_schema)
         trigger = f"the audit trigger of {source_name(spec, default_schema)}"
@@ -389,6 +444,30 @@ def _check_tables(spec: AuditSpec, default_schema: str, *, new_function: bool) -
     if new_function:
         lines += _check_audit_table(spec, audit_name(spec, default_schema))
     return do_block([*lines, "END"])
+
+
+def _check_plain(table: str) -> list[str]:
+    """Return what finds that statement triggers would not see, or could not have, each row."""
+    relation = f"pg_catalog.to_regclass({literal(table)})"
+    message = (
+        f"table {table} is a partition, is partitioned, foreign, or one of a hierarchy, where "
+        "statement triggers do not record each row"
+    )
+    return [
+        "  IF EXISTS (",
+        "    SELECT FROM pg_catalog.pg_class",
+        f"    WHERE oid OPERATOR(pg_catalog.=) {relation}",
+        "      AND relkind OPERATOR(pg_catalog.<>) 'r'",
+        "  ) OR EXISTS (",
+        "    SELECT FROM pg_catalog.pg_inherits",
+        f"    WHERE inhrelid OPERATOR(pg_catalog.=) {relation}",
+        f"      OR inhparent OPERATOR(pg_catalog.=) {relation}",
+        "  ) THEN",
+        "    RAISE EXCEPTION USING ERRCODE = 'wrong_object_type', MESSAGE =",
+        f"      {literal(message)},",
+        "      HINT = 'Write level=''row'' in the options of the table and in this migration.';",
+        "  END IF;",
+    ]
 
 
 def _check_audit_table(spec: AuditSpec, table: str) -> list[str]:
@@ -515,14 +594,9 @@ def restore_function(
         settings: ``pg_proc.proconfig``, entries ``name=value``.
         new: There is no such function now, and maybe no table that it declares variables by.
     """
-    clauses = ""
-    for entry in settings:
-        setting, _, value = entry.partition("=")
-        # Lists are stored with each element quoted already (guc_tables.c, GUC_LIST_QUOTE).
-        shown = value if setting in _QUOTED_LISTS and value else literal(value)
-        clauses += f" SET {setting} TO {shown}"
     verb = NEW_FUNCTION if new else REPLACE_FUNCTION
-    statement = function(name, text, verb=verb, definer=definer, options=clauses)
+    options = set_clauses(settings)
+    statement = function(name, text, verb=verb, definer=definer, options=options)
     unknown_types = new and "%type" in text.lower()
     return printable(_unchecked(statement) if unknown_types else statement)
 

@@ -1,4 +1,4 @@
-"""Template version 1: one PL/pgSQL function for the row trigger and the TRUNCATE trigger.
+"""Template version 1: one PL/pgSQL function for all triggers of a trail.
 
 The function runs as its owner. There is no SET search_path, which costs 5 to 19 % per row, so
 every function, type and operator is qualified by pg_catalog, and constructs that hide an operator
@@ -8,8 +8,15 @@ every function, type and operator is qualified by pg_catalog, and constructs tha
 from collections.abc import Iterable, Sequence
 
 from alembic_audit.naming import literal, quote
-from alembic_audit.spec import CHANGED_COLUMNS, HEADER, AuditSpec, hash_column
+from alembic_audit.spec import CHANGED_COLUMNS, HEADER, OMITTED_COLUMNS, AuditSpec, hash_column
 from alembic_audit.sql.text import comma_separated, do_block
+
+TRANSITION_TABLE = "audited_rows"
+"""The rows of a statement: NEW of INSERT and UPDATE, OLD of DELETE.
+
+Its name is looked up before any table's (parse_relation.c, scanNameSpaceForENR). One of them is
+read alone: joined with the other it would be a nested loop in every session that began small.
+"""
 
 _EQUAL = "OPERATOR(pg_catalog.=)"
 _IMAGE_EQUAL = "OPERATOR(pg_catalog.*=)"
@@ -26,17 +33,17 @@ def body(spec: AuditSpec, source: str, audit: str, partitions: Sequence[str]) ->
         partitions: The partitions of the spec, qualified and quoted, in its order.
     """
     lines = [HEADER + spec.to_json()]
-    if partitions:
+    if partitions or spec.level == "statement":
         lines.append("#variable_conflict use_variable")
-    lines += [*_declarations(spec, audit), "BEGIN"]
+    lines += [*_declarations(spec, audit, spec.sparse_columns), "BEGIN"]
     lines += [*_guard(spec, audit), *_settings(spec, source), *_role(spec)]
-    branches = {
-        "insert": _record(spec, audit, "I", "NEW"),
-        "update": _update(spec, audit),
-        "delete": _record(spec, audit, "D", "OLD"),
-        "truncate": _record(spec, audit, "T", None),
-    }
+    branches = _branches(spec, audit)
     keyword = "IF"
+    if "key" in spec.trigger_names:
+        # The rows of an UPDATE that change their key, all before the UPDATE itself.
+        lines.append(f"  {keyword} TG_LEVEL {_EQUAL} 'ROW' THEN")
+        lines += ["    " + line for line in _record(spec, audit, "D", "OLD")]
+        keyword = "ELSIF"
     for name, partition in zip(spec.partitions, partitions, strict=True):
         # TRUNCATE of a partition leaves the others: a record of each row says which are gone.
         lines.append(f"  {keyword} TG_WHEN {_EQUAL} 'BEFORE'")
@@ -49,6 +56,47 @@ def body(spec: AuditSpec, source: str, audit: str, partitions: Sequence[str]) ->
         keyword = "ELSIF"
     lines += ["  END IF;", "  RETURN NULL;", "END"]
     return "\n".join(["", *lines, ""]).lstrip("\n")
+
+
+def _branches(spec: AuditSpec, audit: str) -> dict[str, list[str]]:
+    truncate = _record(spec, audit, "T", None)
+    if spec.level == "statement":
+        return {
+            "insert": _each_row(spec, audit, "I", TRANSITION_TABLE),
+            "update": _each_row(spec, audit, "U", TRANSITION_TABLE),
+            "delete": _each_row(spec, audit, "D", TRANSITION_TABLE),
+            "truncate": truncate,
+        }
+    return {
+        "insert": _record(spec, audit, "I", "NEW"),
+        "update": _update(spec, audit),
+        "delete": _record(spec, audit, "D", "OLD"),
+        "truncate": truncate,
+    }
+
+
+def key_condition(spec: AuditSpec) -> str:
+    """Return the condition under which the row trigger ``key`` fires: the key changes.
+
+    As a function, for pg_get_triggerdef() does not show the cast that the operator would need, and
+    a dump could not be restored.
+    """
+    old, new = (
+        f"ROW({', '.join(f'{row}.{quote(name)}' for name in spec.key)})" for row in ("old", "new")
+    )
+    return f"pg_catalog.record_image_ne({old}, {new})"
+
+
+def settings(spec: AuditSpec) -> tuple[str, ...]:
+    """Return the SET clauses of the function, as ``pg_proc.proconfig`` has them.
+
+    A statement trigger keeps the plan of a session's first statement: of five million rows it would
+    be compiled by JIT again for each single row after it; and of few rows it would leave the
+    planner to plan each statement anew after a large one (plancache.c, choose_custom_plan).
+    """
+    if spec.level == "row":
+        return ()
+    return ("jit=off", "plan_cache_mode=force_generic_plan")
 
 
 def _guard(spec: AuditSpec, audit: str) -> list[str]:
@@ -89,7 +137,7 @@ def snapshot(spec: AuditSpec, source: str, audit: str) -> str:
             *_declarations(spec, audit),
             "BEGIN",
             f"  LOCK TABLE {source} IN SHARE MODE;",
-            *_settings(spec, source),
+            *_settings(spec, source, of_trigger=False),
             *_role(spec),
             *("  " + line for line in _each_row(spec, audit, "S", source)),
             "END",
@@ -97,7 +145,7 @@ def snapshot(spec: AuditSpec, source: str, audit: str) -> str:
     )
 
 
-def _declarations(spec: AuditSpec, audit: str) -> list[str]:
+def _declarations(spec: AuditSpec, audit: str, sparse: Sequence[str] = ()) -> list[str]:
     lines = []
     if spec.audit_columns == "standard":
         lines.append("  audit_user pg_catalog.text;")
@@ -107,10 +155,11 @@ def _declarations(spec: AuditSpec, audit: str) -> list[str]:
         f"  audit_setting_{number} {audit}.{quote(setting.column)}%TYPE;"
         for number, setting in enumerate(spec.session_settings, 1)
     ]
+    lines += [f"  {_stored(number)} pg_catalog.bool;" for number, _ in enumerate(sparse, 1)]
     return ["DECLARE", *lines] if lines else []
 
 
-def _settings(spec: AuditSpec, source: str) -> list[str]:
+def _settings(spec: AuditSpec, source: str, *, of_trigger: bool = True) -> list[str]:
     lines = []
     for number, setting in enumerate(spec.session_settings, 1):
         name = f"audit.{setting.name}"
@@ -125,6 +174,7 @@ def _settings(spec: AuditSpec, source: str) -> list[str]:
             remedy = f"SELECT set_config('{name}', '...', true)"
             lines += [
                 "  IF audit_setting IS NULL THEN",
+                *(_return_without_rows() if of_trigger and spec.level == "statement" else ()),
                 "    RAISE EXCEPTION USING",
                 "      ERRCODE = 'not_null_violation',",
                 f"      MESSAGE = {literal(message)},",
@@ -133,6 +183,17 @@ def _settings(spec: AuditSpec, source: str) -> list[str]:
             ]
         lines.append(f"  audit_setting_{number} := audit_setting;")
     return lines
+
+
+def _return_without_rows() -> list[str]:
+    """Return what asks no setting of a statement that changed no row: it fires the trigger too."""
+    return [
+        f"    IF TG_LEVEL {_EQUAL} 'STATEMENT' AND TG_OP OPERATOR(pg_catalog.<>) 'TRUNCATE' THEN",
+        f"      IF NOT EXISTS (SELECT FROM {TRANSITION_TABLE}) THEN",
+        "        RETURN NULL;",
+        "      END IF;",
+        "    END IF;",
+    ]
 
 
 def _role(spec: AuditSpec) -> list[str]:
@@ -186,11 +247,16 @@ def _values(
         values["audit_current_user"] = "audit_user"
     if spec.changed_columns and operation == "U":
         values[CHANGED_COLUMNS] = changed
+    sparse = spec.sparse_columns if operation == "U" else ()
+    if sparse:
+        values[OMITTED_COLUMNS] = _omitted(sparse)
     for number, setting in enumerate(spec.session_settings, 1):
         values[setting.column] = f"audit_setting_{number}"
     if row:
         for name in spec.columns:
             values[name] = f"{row}.{quote(name)}"
+        for number, name in enumerate(sparse, 1):
+            values[name] = f"CASE WHEN {_stored(number)} THEN {values[name]} END"
         for name in spec.hash_columns:
             values[hash_column(name)] = _hash(f"{row}.{quote(name)}")
     return list(values), list(values.values())
@@ -215,7 +281,30 @@ def _update(spec: AuditSpec, audit: str) -> list[str]:
         ]
     else:
         lines += before
+    for number, name in enumerate(spec.sparse_columns, 1):
+        # A changed key begins a history of its own, which has to have the value.
+        columns = (*spec.key, name)
+        lines += [
+            f"{_stored(number)} := {_row('NEW', columns)}",
+            f"  {_IMAGE_DIFFERS} {_row('OLD', columns)};",
+        ]
     return lines + _record(spec, audit, "U", "NEW", changed=_changed(spec))
+
+
+def _stored(number: int) -> str:
+    """Return the variable that says whether an UPDATE stores a sparse column."""
+    return f"audit_stored_{number}"
+
+
+def _omitted(sparse: Sequence[str]) -> str:
+    """Return the names of the sparse columns that a record leaves out; NULL where it has all."""
+    every = " AND ".join(_stored(number) for number, _ in enumerate(sparse, 1))
+    names = ", ".join(
+        f"CASE WHEN NOT {_stored(number)} THEN {literal(name)} END"
+        for number, name in enumerate(sparse, 1)
+    )
+    left_out = f"pg_catalog.array_remove(ARRAY[{names}]::pg_catalog.text[], NULL)"
+    return f"CASE WHEN {every} THEN NULL ELSE {left_out} END"
 
 
 def _changed(spec: AuditSpec) -> str:
