@@ -168,7 +168,7 @@ def test_tables_declared_late_are_installed(database: Database) -> None:
         "t",
         metadata,
         sa.Column("id", sa.Integer, primary_key=True),
-        info={"audit.options": {"enabled": True}},
+        info={"audit.options": {"enabled": True, "level": "row"}},
     )
     metadata.create_all(database.engine)
     assert [] == _triggers(database)
@@ -181,7 +181,7 @@ def test_tables_declared_late_are_installed(database: Database) -> None:
 @pytest.mark.parametrize(
     "edit",
     [
-        'ALTER TABLE account DISABLE TRIGGER "00_audit_account"',
+        'ALTER TABLE account DISABLE TRIGGER "00_audit_account_insert"',
         'DROP TRIGGER "00_audit_account_truncate" ON account',
     ],
 )
@@ -323,7 +323,8 @@ def test_an_async_engine_is_refused_with_what_to_write(database: Database) -> No
 
     names: list[list[str]] = []
     asyncio.run(as_it_says())
-    assert [[], ["00_audit_account", "00_audit_account_truncate"]] == names
+    kinds = ("delete", "insert", "key", "truncate", "update")
+    assert [[], [f"00_audit_account_{kind}" for kind in kinds]] == names
     assert before == snapshot(database.engine)
 
 

@@ -32,7 +32,7 @@ def models(audited: bool = True, *, partitioned: bool = False, **options: Any) -
             metadata,
             sa.Column("id", sa.Integer, primary_key=True),
             sa.Column("email", sa.Text),
-            info={"audit.options": {"enabled": True, **options}}
+            info={"audit.options": {"enabled": True, "level": "row", **options}}
             if name == "account" and audited
             else {},
             postgresql_partition_by="RANGE (id)" if name == "account" and partitioned else None,
@@ -664,7 +664,7 @@ def both_audited(*columns: str) -> sa.MetaData:
             metadata,
             sa.Column("id", sa.Integer, primary_key=True),
             *(sa.Column(column, sa.Text) for column in columns),
-            info={"audit.options": {"enabled": True}},
+            info={"audit.options": {"enabled": True, "level": "row"}},
         )
     return metadata
 

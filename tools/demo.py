@@ -454,7 +454,7 @@ def _downgrade(project: Project, teller: Teller, before: Installed) -> None:
 
 def _drift(project: Project, teller: Teller) -> None:
     teller.part("A trigger disabled behind our back")
-    name = project.installed().triggers[0][0]
+    name = "00_audit_account_update"
     before = len(_trail(project))
     disable = f'ALTER TABLE account DISABLE TRIGGER "{name}"'
     theft = "UPDATE account SET balance = 0"

@@ -90,13 +90,12 @@ def key_condition(spec: AuditSpec) -> str:
 def settings(spec: AuditSpec) -> tuple[str, ...]:
     """Return the SET clauses of the function, as ``pg_proc.proconfig`` has them.
 
-    A statement trigger keeps the plan of a session's first statement: of five million rows it would
-    be compiled by JIT again for each single row after it; and of few rows it would leave the
-    planner to plan each statement anew after a large one (plancache.c, choose_custom_plan).
+    A session keeps the plan that its first statement made (parse_relation.c stores the number of
+    rows); of five million rows it would be compiled by JIT again for each single row after it.
     """
     if spec.level == "row":
         return ()
-    return ("jit=off", "plan_cache_mode=force_generic_plan")
+    return ("jit=off",)
 
 
 def _guard(spec: AuditSpec, audit: str) -> list[str]:

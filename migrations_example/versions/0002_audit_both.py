@@ -39,6 +39,7 @@ def upgrade():
         columns=['id', 'email', 'name'],
         session_settings={'username': 'required'},
         operations=['insert', 'update', 'delete', 'truncate'],
+        level='statement',
         version=1,
     )
     # the table may have rows already; to record them as they are now:
@@ -49,6 +50,7 @@ def upgrade():
     #     columns=['id', 'email', 'name'],
     #     session_settings={'username': 'required'},
     #     operations=['insert', 'update', 'delete', 'truncate'],
+    #     level='statement',
     #     version=1,
     # )
     op.create_table('invoice_audit',
@@ -73,6 +75,7 @@ def upgrade():
         columns=['id', 'customer_id', 'amount'],
         session_settings={'username': 'required'},
         operations=['insert', 'update', 'delete', 'truncate'],
+        level='statement',
         version=1,
     )
     # the table may have rows already; to record them as they are now:
@@ -83,6 +86,7 @@ def upgrade():
     #     columns=['id', 'customer_id', 'amount'],
     #     session_settings={'username': 'required'},
     #     operations=['insert', 'update', 'delete', 'truncate'],
+    #     level='statement',
     #     version=1,
     # )
     # ### end Alembic commands ###

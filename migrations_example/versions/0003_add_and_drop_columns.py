@@ -31,6 +31,7 @@ def upgrade():
         columns=['id', 'email', 'phone', 'last_seen'],
         session_settings={'username': 'required'},
         operations=['insert', 'update', 'delete', 'truncate'],
+        level='statement',
         version=1,
         replaces={'columns': ['id', 'email', 'name']},
     )
@@ -44,6 +45,7 @@ def upgrade():
         columns=['id', 'customer_id', 'amount', 'due'],
         session_settings={'username': 'required'},
         operations=['insert', 'update', 'delete', 'truncate'],
+        level='statement',
         version=1,
         replaces={'columns': ['id', 'customer_id', 'amount']},
     )
@@ -64,6 +66,7 @@ def downgrade():
         columns=['id', 'customer_id', 'amount'],
         session_settings={'username': 'required'},
         operations=['insert', 'update', 'delete', 'truncate'],
+        level='statement',
         version=1,
         replaces={'columns': ['id', 'customer_id', 'amount', 'due']},
     )
@@ -77,6 +80,7 @@ def downgrade():
         columns=['id', 'email', 'name'],
         session_settings={'username': 'required'},
         operations=['insert', 'update', 'delete', 'truncate'],
+        level='statement',
         version=1,
         replaces={'columns': ['id', 'email', 'phone', 'last_seen']},
     )

@@ -28,8 +28,13 @@ def upgrade():
         ignore_columns=['last_seen'],
         session_settings={'username': 'required'},
         operations=['insert', 'update', 'delete'],
+        level='row',
         version=1,
-        replaces={'ignore_columns': [], 'operations': ['insert', 'update', 'delete', 'truncate']},
+        replaces={
+            'ignore_columns': [],
+            'operations': ['insert', 'update', 'delete', 'truncate'],
+            'level': 'statement',
+        },
     )
     op.add_column('invoice_audit', sa.Column('audit_changed_columns', postgresql.ARRAY(sa.Text()), nullable=True), if_not_exists=True)
     op.replace_audit_trigger(
@@ -41,8 +46,9 @@ def upgrade():
         operations=['insert', 'update', 'delete', 'truncate'],
         skip_unchanged=True,
         changed_columns=True,
+        level='row',
         version=1,
-        replaces={'skip_unchanged': False, 'changed_columns': False},
+        replaces={'skip_unchanged': False, 'changed_columns': False, 'level': 'statement'},
     )
     # ### end Alembic commands ###
 
@@ -61,8 +67,9 @@ def downgrade():
         columns=['id', 'customer_id', 'amount', 'due'],
         session_settings={'username': 'required'},
         operations=['insert', 'update', 'delete', 'truncate'],
+        level='statement',
         version=1,
-        replaces={'skip_unchanged': True, 'changed_columns': True},
+        replaces={'skip_unchanged': True, 'changed_columns': True, 'level': 'row'},
     )
     op.drop_audit_column('invoice_audit', 'audit_changed_columns')  # kept, with a NOTICE, while it holds values
     op.replace_audit_trigger(
@@ -72,7 +79,12 @@ def downgrade():
         columns=['id', 'email', 'phone', 'last_seen'],
         session_settings={'username': 'required'},
         operations=['insert', 'update', 'delete', 'truncate'],
+        level='statement',
         version=1,
-        replaces={'ignore_columns': ['last_seen'], 'operations': ['insert', 'update', 'delete']},
+        replaces={
+            'ignore_columns': ['last_seen'],
+            'operations': ['insert', 'update', 'delete'],
+            'level': 'row',
+        },
     )
     # ### end Alembic commands ###

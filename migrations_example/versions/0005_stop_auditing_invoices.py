@@ -34,6 +34,7 @@ def downgrade():
         operations=['insert', 'update', 'delete', 'truncate'],
         skip_unchanged=True,
         changed_columns=True,
+        level='row',
         version=1,
     )
     # ### end Alembic commands ###
