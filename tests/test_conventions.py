@@ -64,7 +64,8 @@ def plain(name: str, key: str | None = None, naming: dict[str, str] | None = Non
 
 
 def rename(old: str, new: str, columns: str = "['id', 'email']", more: str = "") -> str:
-    return f"op.rename_audited_table('{old}', '{new}', key=['id'], columns={columns}{more})"
+    given = f"key=['id'], columns={columns}, level='statement'{more}"
+    return f"op.rename_audited_table('{old}', '{new}', {given})"
 
 
 NAMES = {

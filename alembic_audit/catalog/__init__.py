@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from alembic_audit.catalog import queries
 from alembic_audit.catalog.foreign import trigger as foreign_trigger
 from alembic_audit.catalog.state import (
+    Definitions,
     State,
     Triggers,
     restore,
@@ -138,8 +139,11 @@ def read(
         {name for spec, _, _ in taken.values() for name in wanted_triggers(spec, default_schema)},
         {trigger_name(row) for rows in triggers.values() for row in rows if not row.parent},
     )
+    definitions = _definitions(connection)
     states = {
-        name: State(spec, row, triggers[row.oid], relations, others, default_schema).read(headless)
+        name: State(
+            spec, row, triggers[row.oid], relations, others, default_schema, definitions
+        ).read(headless)
         for name, (spec, row, headless) in taken.items()
     }
     made = [
@@ -147,11 +151,20 @@ def read(
             table_of(spec, triggers[row.oid], default_schema),
             (row.nspname, row.proname),
             spec.audit_table if spec else None,
-            restore(row, triggers[row.oid]),
+            restore(row, triggers[row.oid], definitions),
         )
         for spec, row in strays
     ]
     return Catalog(states, made, newer, foreign, _unfit(of_statements, relations, default_schema))
+
+
+def _definitions(connection: sa.Connection) -> Definitions:
+    def definition(row: sa.Row[Any]) -> str:
+        if row.definition is not None:
+            return str(row.definition)
+        return str(connection.execute(queries.DEFINITION, {"oid": row.oid}).scalar_one())
+
+    return definition
 
 
 def _unfit(
@@ -190,12 +203,13 @@ def read_strays(connection: sa.Connection, functions: Collection[Name]) -> list[
         queries.TRIGGERS, {"functions": list(rows), "table_schemas": [], "tables": []}
     ):
         triggers[row.tgfoid].append(row)
+    definitions = _definitions(connection)
     return [
         Stray(
             table_of(None, triggers[oid], ""),
             (row.nspname, row.proname),
             None,
-            restore(row, triggers[oid]),
+            restore(row, triggers[oid], definitions),
         )
         for oid, row in rows.items()
     ]

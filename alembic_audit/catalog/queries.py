@@ -60,8 +60,15 @@ TRIGGERS = sa.text(
     SELECT t.oid, t.tgname, n.nspname, c.relname, t.tgfoid, t.tgtype,
       t.tgenabled::pg_catalog.text, t.tgparentid AS parent,
       (t.tgnargs = 0 AND t.tgattr::pg_catalog.text = '' AND t.tgconstraint = 0) AS plain,
-      t.tgqual IS NOT NULL AS conditional, t.tgoldtable, t.tgnewtable,
-      pg_catalog.pg_get_triggerdef(t.oid) AS definition,
+      t.tgoldtable, t.tgnewtable, t.tgqual::pg_catalog.text AS condition,
+      'pg_catalog.record_image_ne'::pg_catalog.regproc::pg_catalog.oid AS differs,
+      CASE WHEN t.tgqual IS NOT NULL THEN ARRAY(
+        SELECT a.attname::pg_catalog.text
+        FROM pg_catalog.generate_series(1, c.relnatts) AS number
+        LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = number
+        ORDER BY number
+      ) END AS columns,
+      CASE WHEN t.tgqual IS NULL THEN pg_catalog.pg_get_triggerdef(t.oid) END AS definition,
       CASE WHEN ours.oid IS NULL THEN p.prosrc END AS foreign_source,
       pn.nspname AS function_schema, p.proname
     FROM pg_catalog.pg_trigger AS t
@@ -85,6 +92,11 @@ TRIGGERS = sa.text(
     sa.bindparam("table_schemas", type_=sa.ARRAY(sa.Text())),
     sa.bindparam("tables", type_=sa.ARRAY(sa.Text())),
 )
+
+DEFINITION = sa.text("SELECT pg_catalog.pg_get_triggerdef(:oid)").bindparams(
+    sa.bindparam("oid", type_=sa.BigInteger())
+)
+"""Of a trigger with a condition, whose table it locks: only where it is other than meant."""
 
 RELATIONS = sa.text(
     """

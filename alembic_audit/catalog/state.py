@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -51,7 +51,13 @@ def table_of(spec: AuditSpec | None, triggers: Sequence[sa.Row[Any]], default_sc
     return (text.schemas(spec, default_schema)[0], spec.table)
 
 
-def restore(row: sa.Row[Any], triggers: Sequence[sa.Row[Any]]) -> tuple[str, ...]:
+Definitions = Callable[["sa.Row[Any]"], str]
+"""Returns the statement that makes a trigger."""
+
+
+def restore(
+    row: sa.Row[Any], triggers: Sequence[sa.Row[Any]], definitions: Definitions
+) -> tuple[str, ...]:
     """Return statements that make a function and its triggers as they are."""
     name = qualify(row.nspname, row.proname)
     made = [
@@ -63,7 +69,7 @@ def restore(row: sa.Row[Any], triggers: Sequence[sa.Row[Any]]) -> tuple[str, ...
         made.append(sql.revoke_function(name))
     for trigger in sorted(triggers, key=lambda row: bool(row.parent)):
         if not trigger.parent:
-            made.append(text.printable(_definition(trigger.definition, name)))
+            made.append(text.printable(_definition(definitions(trigger), name)))
         if trigger.tgenabled != "O":
             made.append(_set_state(trigger))
     if row.owner != row.me:
@@ -105,7 +111,7 @@ class Shape:
         type: ``pg_trigger.tgtype``.
         old_table: The name of its transition table of rows before.
         new_table: The name of its transition table of rows after.
-        condition: Its WHEN condition, as tokens.
+        condition: The columns whose change its WHEN condition asks for.
     """
 
     type: int
@@ -115,17 +121,27 @@ class Shape:
 
 
 def _shape_of(row: sa.Row[Any]) -> Shape:
-    condition: tuple[str, ...] = ()
-    if row.conditional:
-        _, _, rest = row.definition.partition(" WHEN (")
-        condition = _tokens(rest.rpartition(") EXECUTE FUNCTION ")[0])
-    return Shape(row.tgtype, row.tgoldtable, row.tgnewtable, condition)
+    return Shape(row.tgtype, row.tgoldtable, row.tgnewtable, _changed(row))
 
 
-def _tokens(condition: str) -> tuple[str, ...]:
-    """Return a condition without its layout, and without what pg_get_triggerdef() may leave out."""
-    tokens = re.findall(r'"(?:[^"]|"")+"|\w+|[^\s\w]', condition.replace("pg_catalog.", ""))
-    return tuple(one[1:-1].replace('""', '"') if one[0] == '"' else one for one in tokens)
+def _changed(row: sa.Row[Any]) -> tuple[str, ...]:
+    """Return the columns whose change is the whole condition of a trigger, by its node tree."""
+    tree = row.condition
+    if tree is None:
+        return ()
+    nodes = [node.removesuffix("EXPR") for node in re.findall(r"\{(\w+)", tree)]
+    variables = re.findall(r"\{VAR :varno (\d+) :varattno (\d+)", tree)
+    count = len(variables) // 2
+    rows = ["ROW", *["VAR"] * count]
+    numbers = [number for _, number in variables[:count]]
+    meant = [*(("1", number) for number in numbers), *(("2", number) for number in numbers)]
+    if (
+        nodes != ["FUNC", *rows, *rows]
+        or variables != meant
+        or re.findall(r":funcid (\d+)", tree) != [str(row.differs)]
+    ):
+        return ("?",)
+    return tuple(row.columns[int(number) - 1] for number in numbers)
 
 
 def wanted_triggers(spec: AuditSpec, default_schema: str) -> dict[tuple[str, str, str], Shape]:
@@ -153,8 +169,10 @@ class State:
         relations: Mapping[Name, sa.Row[Any]],
         others: Triggers,
         default_schema: str,
+        definitions: Definitions,
     ) -> None:
         source, audit = text.schemas(spec, default_schema)
+        self.definitions = definitions
         self.others = others
         self.row = row
         self.triggers = triggers
@@ -190,7 +208,9 @@ class State:
             self.audit is None,
             tuple(self.drift),
             self._owners(),
-            restore(self.row, self.triggers) if self.incomplete or self.displaced else (),
+            restore(self.row, self.triggers, self.definitions)
+            if self.incomplete or self.displaced
+            else (),
         )
 
     def _drifted(self, kind: str, detail: str, *found: str) -> None:
@@ -287,13 +307,12 @@ class State:
                     oid = parents[oid]
                 self._compare_state(row, trigger, *states[oid])
                 continue
-            definition = _definition(row.definition, self.name)
             name = trigger_name(row)
             normal = "A" if self.spec.always or name == guard else "O"
             states[row.oid] = (normal, normal)
             if name not in wanted:
                 kind = SECOND_TRIGGER if name[:2] == self.source_name else TRIGGER_ELSEWHERE
-                found = [definition]
+                found = [_definition(self.definitions(row), self.name)]
                 if name in self.others.wanted:  # another trail's, which the downgrade made before
                     found.insert(0, f"DROP TRIGGER IF EXISTS {quote(row.tgname)} ON {table}")
                 self._drifted(kind, f"{trigger} calls {self.name} too", *found)
@@ -301,9 +320,9 @@ class State:
             elif wanted.pop(name) != _shape_of(row) or not row.plain:
                 self._drifted(
                     TRIGGER_RETIMED,
-                    f"{trigger} is now: {row.definition}",
+                    f"{trigger} is now: {self.definitions(row)}",
                     f"DROP TRIGGER {quote(row.tgname)} ON {table}",
-                    definition,
+                    _definition(self.definitions(row), self.name),
                 )
                 states[row.oid] = (normal, "O")
             self._compare_state(row, trigger, *states[row.oid])
@@ -340,7 +359,7 @@ def _shape(spec: AuditSpec, kind: str) -> Shape:
         events = (_EVENT_BITS[name] for name in spec.operations if name != "truncate")
         return Shape(_ROW_BIT + sum(events))
     if kind == "key":
-        return Shape(_ROW_BIT + _EVENT_BITS["update"], condition=_tokens(sql.key_condition(spec)))
+        return Shape(_ROW_BIT + _EVENT_BITS["update"], condition=spec.key)
     if kind == "truncate":
         return Shape(_EVENT_BITS[kind])
     rows = sql.transition_table(spec)

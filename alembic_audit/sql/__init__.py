@@ -121,7 +121,7 @@ def _shape(spec: AuditSpec, kind: str, table: str) -> str:
         events = " OR ".join(name.upper() for name in spec.operations if name != "truncate")
         return f"{events} ON {table} FOR EACH ROW"
     if kind == "key":
-        return f"UPDATE ON {table} FOR EACH ROW WHEN ({key_condition(spec)})"
+        return f"UPDATE ON {table} FOR EACH ROW WHEN ({_template(spec).key_condition(spec)})"
     if kind == "truncate":
         return f"TRUNCATE ON {table} FOR EACH STATEMENT"
     rows = f"{transition(kind)} TABLE AS {_template(spec).TRANSITION_TABLE}"
@@ -131,12 +131,6 @@ def _shape(spec: AuditSpec, kind: str, table: str) -> str:
 def transition(kind: str) -> str:
     """Return which rows a statement trigger sees: those before, or those after."""
     return "OLD" if kind == "delete" else "NEW"
-
-
-def key_condition(spec: AuditSpec) -> str:
-    """Return the condition under which the trigger ``key`` fires."""
-    condition: str = _template(spec).key_condition(spec)
-    return condition
 
 
 def transition_table(spec: AuditSpec) -> str:
