@@ -1,0 +1,274 @@
+"""Dump and restore: what comes back, what does not, and what alembic check says of it."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.util import CommandError
+
+from tests import dumps
+from tests.catalogs import snapshot
+from tests.conftest import Database
+from tests.project import Project
+from tools import postgres
+
+
+@pytest.fixture(scope="module")
+def keeper(server: postgres.Server) -> Iterator[None]:
+    """The role that owns a trail; it outlives the databases of this module."""
+    engine = sa.create_engine(server.url(), poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {dumps.KEEPER}")
+    yield
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP ROLE {dumps.KEEPER}")
+
+
+@pytest.fixture(scope="module")
+def source(
+    tmp_path_factory: pytest.TempPathFactory, keeper: None, shared_database: Database
+) -> Project:
+    """A database with every kind of trail, and records in each."""
+    if shared_database.server.bindir is None:
+        pytest.skip("no pg_dump for this server")
+    project = dumps.project_in(tmp_path_factory.mktemp("source"), shared_database)
+    dumps.start(project)
+    return project
+
+
+def restore(
+    source: Database, target: Database, path: Path, options: str, restored: str = ""
+) -> None:
+    """Dump one database and restore it to another, by psql or pg_restore."""
+    dump = str(path / "dump")
+    source.server.run("pg_dump", f"--file={dump}", *options.split(), database=source.name)
+    if "--format" in options:
+        options = f"--exit-on-error {restored}"
+        target.server.run("pg_restore", *options.split(), dump, database=target.name)
+    else:
+        options = f"-X -q -v ON_ERROR_STOP=1 {restored} -f"
+        target.server.run("psql", *options.split(), dump, database=target.name)
+
+
+FULL = {
+    "plain": ("--inserts --load-via-partition-root", ""),
+    "custom": ("--format=custom", "--single-transaction"),
+    "parallel": ("--format=directory --jobs=2", "--jobs=2"),
+}
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("way", FULL)
+def test_full(
+    way: str, source: Project, shared_database: Database, database: Database, tmp_path: Path
+) -> None:
+    """Everything comes back, ENABLE ALWAYS too; no record is doubled, and the trail goes on."""
+    restore(shared_database, database, tmp_path, *FULL[way])
+    project = dumps.same_project(source, tmp_path / "p", database)
+    assert dumps.rows(source) == dumps.rows(project)
+    assert snapshot(source.engine) == snapshot(project.engine)
+    project.check(dumps.models())
+    dumps.check_that_it_goes_on(project)
+
+
+WITHOUT = {
+    "--no-comments": {},
+    "--no-owner": {
+        "vault": [
+            'owner changed: function "public"."public_vault_audit" belongs to {me}, not to {keeper}',
+            'owner changed: audit table "public"."vault_audit" belongs to {me}, not to {keeper}',
+        ]
+    },
+    "--no-privileges": {
+        name: [f'EXECUTE granted: PUBLIC may execute "public"."public_{name}_audit"']
+        for name in dumps.TRAILS
+    },
+}
+
+
+@pytest.mark.parametrize("option", WITHOUT)
+def test_without(
+    option: str, source: Project, shared_database: Database, database: Database, tmp_path: Path
+) -> None:
+    """What was left out is named, mended by a migration, and no record depends on it."""
+    restore(shared_database, database, tmp_path, option)
+    project = dumps.same_project(source, tmp_path / "p", database)
+    names = {"me": project.engine.url.username, "keeper": dumps.KEEPER}
+    assert {
+        table: [detail.format(**names) for detail in details]
+        for table, details in WITHOUT[option].items()
+    } == dumps.found(project)
+    assert dumps.rows(source) == dumps.rows(project)
+    dumps.check_that_it_goes_on(project)
+    project.migrate(dumps.models())
+    for kind in ("functions", "triggers"):
+        assert snapshot(source.engine)[kind] == snapshot(project.engine)[kind]
+
+
+def test_schema_only(
+    source: Project, shared_database: Database, database: Database, tmp_path: Path
+) -> None:
+    """The revision is data, and has to be stamped; then nothing differs, and numbers begin at 1."""
+    restore(shared_database, database, tmp_path, "--schema-only")
+    project = dumps.same_project(source, tmp_path / "p", database)
+    with pytest.raises(CommandError, match="Target database is not up to date"):
+        project.check(dumps.models())
+    command.stamp(project.config, "head")
+    project.check(dumps.models())
+    assert snapshot(source.engine) == snapshot(project.engine)
+    dumps.check_that_it_goes_on(project)
+    assert [(1,)] == project.rows("SELECT audit_id FROM account_audit")
+
+
+def test_default_privileges_of_the_target(
+    source: Project, shared_database: Database, database: Database, tmp_path: Path
+) -> None:
+    """They are handed out on what is restored: a dump says nothing of privileges that are usual."""
+    project = dumps.same_project(source, tmp_path / "p", database)
+    project.execute(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {dumps.KEEPER}")
+    restore(shared_database, database, tmp_path, "")
+    may = f"SELECT has_table_privilege('{dumps.KEEPER}', 'ledger_audit', 'INSERT')"
+    assert [(True,)] == project.rows(may)
+    assert {} == dumps.found(project)
+    project.execute(f"REVOKE ALL ON ledger_audit FROM {dumps.KEEPER}")
+    assert [(False,)] == project.rows(may)
+
+
+DATA = "--data-only --exclude-table=alembic_version"
+WITHOUT_ALWAYS = {
+    "ledger": [("ledger_audit", "ledger_append_only")],
+    "watched": [("watched", "watched"), ("watched", "watched_truncate")],
+    "gauge": [
+        ("gauge_audit", "gauge_append_only"),
+        ("gauge_high", "gauge"),
+        ("gauge_low", "gauge"),
+        ("gauge_low", "gauge_truncate"),
+    ],
+}
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    ("options", "restored"),
+    [
+        (f"{DATA} --disable-triggers", ""),
+        (f"{DATA} --format=custom", "--data-only --disable-triggers"),
+    ],
+    ids=["plain", "custom"],
+)
+def test_data_only(
+    options: str,
+    restored: str,
+    source: Project,
+    shared_database: Database,
+    database: Database,
+    tmp_path: Path,
+) -> None:
+    """Records come back once, numbers go on; ENABLE ALWAYS is lost, named, and mended."""
+    project = dumps.same_project(source, tmp_path / "p", database)
+    project.upgrade()
+    restore(shared_database, database, tmp_path, options, restored)
+    assert dumps.rows(source) == dumps.rows(project)
+    assert {
+        table: sorted(
+            f'ENABLE ALWAYS lost: trigger "00_audit_{trigger}" on "public"."{relation}" '
+            "is in state ENABLE"
+            for relation, trigger in triggers
+        )
+        for table, triggers in WITHOUT_ALWAYS.items()
+    } == {table: sorted(details) for table, details in dumps.found(project).items()}
+    dumps.check_that_it_goes_on(project)
+    project.migrate(dumps.models())
+    assert snapshot(source.engine) == snapshot(project.engine)
+    dumps.check_that_it_goes_on(project, key=9)
+
+
+def test_data_only_as_a_replica(
+    source: Project,
+    shared_database: Database,
+    database: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is lost where no trigger is ALWAYS; one that is records what is restored."""
+    tables = [name for name in dumps.TRAILS if not dumps.TRAILS[name].get("always")]
+    project = dumps.same_project(source, tmp_path / "p", database)
+    project.upgrade()
+    dump = f"{DATA} --exclude-table-and-children=gauge* --exclude-table=watched*"
+    shared_database.server.run(
+        "pg_dump", f"--file={tmp_path}/dump", *dump.split(), database=shared_database.name
+    )
+    script = "SET session_replication_role = replica;\n\\i "
+    (tmp_path / "script").write_text(f"{script}{tmp_path}/dump\n")
+    options = f"-X -q -v ON_ERROR_STOP=1 -f {tmp_path}/script"
+    database.server.run("psql", *options.split(), database=database.name)
+    assert dumps.rows(source, *tables) == dumps.rows(project, *tables)
+    project.check(dumps.models())
+    dumps.check_that_it_goes_on(project, *tables)
+    project.execute("SET session_replication_role = replica", "INSERT INTO watched VALUES (1, 'a')")
+    assert [(1,)] == project.rows("SELECT audit_id FROM watched_audit")
+
+
+def small(**options: Any) -> sa.MetaData:
+    metadata = sa.MetaData(naming_convention=options.pop("naming_convention", None))
+    sa.Table(
+        "account",
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+        info={"audit.options": {"enabled": True, **options}},
+    )
+    return metadata
+
+
+REQUIRED = {"session_settings": [sa.Column("who", sa.Text, nullable=False)]}
+AUDIT_TABLE_FIRST = {"naming_convention": {"audit.table": "a_%(table_name)s"}}
+MADE = [("I", 1), ("I", 2), ("D", 2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "keys", "records"),
+    [
+        # The record that the restore itself made has the number of the first one: COPY fails.
+        ({}, 'constraint "account_audit_pkey"', [1], [("I", 1)]),
+        ({"audit_columns": "classic"}, None, [1], [("I", 1), *MADE]),
+        # The number of the record that is to be made is taken: COPY of the table fails.
+        (AUDIT_TABLE_FIRST, 'constraint "a_account_pkey"', [], MADE),
+        (REQUIRED, "session setting audit.who is not set", [], MADE),
+    ],
+    ids=["standard", "classic", "audit-table-first", "required"],
+)
+def test_plain_data_only(
+    options: dict[str, Any],
+    error: str | None,
+    keys: list[int],
+    records: list[tuple[str, int]],
+    database: Database,
+    twin: Database,
+    tmp_path: Path,
+) -> None:
+    """With triggers on, COPY of the table makes records: they displace, double or prevent."""
+    project = dumps.project_in(tmp_path / "source", database)
+    project.migrate(small(**options))
+    project.execute(
+        "SET audit.who = 'ann'",
+        "INSERT INTO account VALUES (1), (2)",
+        "DELETE FROM account WHERE id = 2",
+    )
+    target = dumps.same_project(project, tmp_path / "target", twin)
+    target.upgrade()
+    dump = str(tmp_path / "dump")
+    database.server.run("pg_dump", f"--file={dump}", *DATA.split(), database=database.name)
+    with pytest.raises(postgres.ServerError, match=error) if error else nullcontext():
+        stop = ("-v", "ON_ERROR_STOP=1", "--single-transaction")
+        database.server.run("psql", "-X", *stop, "-f", dump, database=twin.name)
+    if error:
+        assert [] == target.rows("SELECT id FROM account")
+        database.server.run("psql", "-X", "-f", dump, database=twin.name)
+    assert keys == [key for (key,) in target.rows("SELECT id FROM account")]
+    audit = "a_account" if options is AUDIT_TABLE_FIRST else "account_audit"
+    found = target.rows(f"SELECT audit_operation, id FROM {audit}")
+    assert sorted(records) == sorted(found)
