@@ -285,6 +285,35 @@ def test_external_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> Non
     assert removed not in names
 
 
+@external
+def test_external_server_is_left_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is neither stopped nor upgraded; a standby of it is a server of our own."""
+    address = server.url().render_as_string(hide_password=False)
+    monkeypatch.setenv("ALEMBIC_AUDIT_TEST_URL", address)
+    with postgres.server() as found:
+        with pytest.raises(ServerError, match="is not stopped here"):
+            found.stop()
+        upgrade = postgres.upgrade_of(found)
+        with pytest.raises(ServerError, match="is not upgraded"), postgres.server(fill=upgrade):
+            pass
+        with postgres.server(fill=postgres.backup_of(found)) as standby:
+            assert "t\n" == standby.run("psql", "-AXtc", "SELECT pg_is_in_recovery()")
+            assert standby.dsn() != found.dsn()
+
+
+def test_server_that_was_stopped() -> None:
+    """It shuts down in good order, and its directory stays until the block ends."""
+    with postgres.server(binaries()) as running:
+        assert running.cluster is not None
+        log = running.cluster.directory / "log"
+        running.run("psql", "-Xc", "CREATE TABLE kept ()")
+        running.stop()
+        with pytest.raises(ServerError, match="psql failed"):
+            running.run("psql", "-Xc", "SELECT 1")
+        assert not (running.cluster.data / "postmaster.pid").exists()
+    assert not log.exists()
+
+
 def test_external_settings(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings of a server that runs are compared, not changed."""
     address = server.url().render_as_string(hide_password=False)
