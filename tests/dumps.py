@@ -18,6 +18,7 @@ TRAILS: dict[str, dict[str, Any]] = {
     "note": {"audit_columns": "classic"},
     "ledger": {"append_only": True},
     "watched": {"always": True},
+    "logged": {"always": True, "audit_columns": "classic"},
     "vault": {"owner": KEEPER},
     "secret": {"hash_columns": ["value"]},
     "meter": {"partitions": ["meter_low"]},
@@ -26,6 +27,9 @@ TRAILS: dict[str, dict[str, Any]] = {
 """The audited tables, with their options."""
 
 PARTITIONED = ("meter", "gauge")
+CLASSIC = ("note", "logged")
+ALWAYS = ("watched", "logged", "gauge")
+ORDINARY = tuple(name for name in TRAILS if name not in ALWAYS)
 
 
 def models(*tables: str) -> sa.MetaData:
@@ -52,6 +56,7 @@ def _is_no_partition(_object: Any, name: str | None, kind: str, *_: Any) -> bool
 def project_in(path: Path, database: Database) -> Project:
     """Return an empty project."""
     path.mkdir(exist_ok=True)
+    shutil.rmtree(path / "versions", ignore_errors=True)
     return Project(path, database, include_object=_is_no_partition)
 
 
@@ -90,7 +95,7 @@ def rows(project: Project, *tables: str) -> dict[str, list[tuple[Any, ...]]]:
     """Return what some tables hold, or all, with that of their trails, in the order of writing."""
     found = {}
     for name in tables or TRAILS:
-        order = "audit_operation_timestamp" if name == "note" else "audit_id"
+        order = "audit_operation_timestamp" if name in CLASSIC else "audit_id"
         found[name] = project.rows(f"SELECT * FROM {name} ORDER BY id")
         found[f"{name}_audit"] = project.rows(f"SELECT * FROM {name}_audit ORDER BY {order}")
     return found
@@ -107,7 +112,7 @@ def check_that_it_goes_on(project: Project, *tables: str, key: int = 8) -> None:
         value = "value_sha256 IS NOT NULL" if name == "secret" else "value = 'new'"
         last = f"SELECT audit_operation FROM {name}_audit WHERE {value} AND id = {key}"
         assert [("I",)] == project.rows(last)
-        if name != "note":
+        if name not in CLASSIC:
             assert max((row[0] for row in former), default=0) < records[-1][0]
 
 
