@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import sqlalchemy as sa
 
 from tests.conftest import Database
 from tests.project import Project
+from tools import postgres
 
 KEEPER = f"keeper_{os.getpid()}"
 """The role that owns the trail of `vault`."""
@@ -121,3 +124,35 @@ def found(project: Project, *tables: str) -> dict[str, list[str]]:
     differences = project.differences(models(*tables))
     assert {"replace_audit_trigger"} >= {difference[0] for difference in differences}, differences
     return {table: details for _, table, details, _ in differences}
+
+
+def use_up_transaction_ids(engine: sa.Engine, number: int = 10_000) -> None:
+    """Have a cluster count so many transactions more; quick, as it does so in one."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TEMPORARY TABLE written () ON COMMIT DROP")
+        connection.exec_driver_sql(
+            "DO $$ BEGIN"
+            f"  FOR i IN 1..{number} LOOP"
+            "    BEGIN INSERT INTO written DEFAULT VALUES; EXCEPTION WHEN raise_exception THEN END;"
+            "  END LOOP;"
+            "END $$"
+        )
+
+
+@contextmanager
+def in_a_new_cluster(database: Database) -> Iterator[Database]:
+    """Dump a database, and restore it where few transactions were.
+
+    Records that were made after `use_up_transaction_ids` are from the future there:
+    ``audit_transaction_id`` is over ``txid_current()``. Roles are not restored.
+    """
+    with postgres.server(database.server.bindir) as server:
+        server.create_database(database.name)
+        assert server.cluster is not None
+        dump = str(server.cluster.directory / "dump")
+        options = ("--no-owner", "--no-privileges", "--file", dump)
+        database.server.run("pg_dump", *options, database=database.name)
+        server.run("psql", "-Xqv", "ON_ERROR_STOP=1", "-f", dump, database=database.name)
+        restored = Database(database.name, server)
+        yield restored
+        restored.engine.dispose()

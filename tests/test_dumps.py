@@ -216,6 +216,25 @@ def test_data_only_as_a_replica(
     assert [(1,)] == project.rows("SELECT audit_id FROM watched_audit")
 
 
+def test_transaction_ids_of_another_cluster(database: Database, tmp_path: Path) -> None:
+    """Ids are a cluster's: restored elsewhere they are from the future, and will come again."""
+    if database.server.bindir is None:
+        pytest.skip("no pg_dump for this server")
+    source = dumps.project_in(tmp_path / "source", database)
+    source.migrate(small())
+    dumps.use_up_transaction_ids(source.engine)
+    source.execute("INSERT INTO account VALUES (1)")
+    with dumps.in_a_new_cluster(database) as restored:
+        project = dumps.same_project(source, tmp_path / "restored", restored)
+        future = "SELECT id, audit_transaction_id > txid_current() FROM account_audit ORDER BY 1"
+        assert [(1, True)] == project.rows(future)
+        project.execute("INSERT INTO account VALUES (2)")
+        ids = "SELECT id FROM account_audit ORDER BY "
+        assert [(1, True), (2, False)] == project.rows(future)
+        assert [(2,), (1,)] == project.rows(f"{ids} audit_transaction_id")
+        assert [(1,), (2,)] == project.rows(f"{ids} audit_id")
+
+
 def small(**options: Any) -> sa.MetaData:
     metadata = sa.MetaData(naming_convention=options.pop("naming_convention", None))
     sa.Table(
