@@ -1,6 +1,7 @@
 """A database with every kind of trail, and others that its records go to."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from tools import postgres
 
 KEEPER = f"keeper_{os.getpid()}"
 """The role that owns the trail of `vault`."""
+
+PAGE = Path(__file__).parents[1] / "docs" / "backups.md"
 
 TRAILS: dict[str, dict[str, Any]] = {
     "account": {"changed_columns": True},
@@ -33,6 +36,16 @@ PARTITIONED = ("meter", "gauge")
 CLASSIC = ("note", "logged")
 ALWAYS = ("watched", "logged", "gauge")
 ORDINARY = tuple(name for name in TRAILS if name not in ALWAYS)
+
+
+def from_the_page(name: str, places: dict[str, object]) -> str:
+    """Return commands of docs/backups.md, with other words in some places."""
+    (block,) = re.findall(rf"<!-- {name} -->\n```\w+\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    text: str = block
+    for place, word in places.items():
+        assert place in text, f"no {place} in {text}"
+        text = text.replace(place, str(word))
+    return text
 
 
 def models(*tables: str) -> sa.MetaData:

@@ -1,5 +1,9 @@
 """Dump and restore: what comes back, what does not, and what alembic check says of it."""
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,8 +17,10 @@ from alembic.util import CommandError
 from tests import dumps
 from tests.catalogs import snapshot
 from tests.conftest import Database
-from tests.project import Project
+from tests.project import TEMPLATE, Project
 from tools import postgres
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -294,3 +300,116 @@ def test_plain_data_only(
     audit = "a_account" if options is AUDIT_TABLE_FIRST else "account_audit"
     found = target.rows(f"SELECT audit_operation, id FROM {audit}")
     assert sorted(records) == sorted(found)
+
+
+MODELS = """
+import sqlalchemy as sa
+metadata = sa.MetaData()
+sa.Table(
+    "account",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    info={"audit.options": {"enabled": True, "always": True, "append_only": True}},
+)
+"""
+ENV = """
+import os
+import models
+import sqlalchemy as sa
+from alembic import context
+with sa.create_engine(os.environ["DATABASE_URL"]).connect() as connection:
+    context.configure(
+        connection=connection,
+        target_metadata=models.metadata,
+        autogenerate_plugins=["alembic.autogenerate.*", "alembic_audit"],
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+"""
+INI = """
+[alembic]
+script_location = %(here)s
+prepend_sys_path = %(here)s
+path_separator = os
+"""
+
+
+class Shell:
+    """A directory with an Alembic project, where commands of docs/backups.md run."""
+
+    def __init__(self, path: Path, database: Database) -> None:
+        assert database.server.bindir is not None
+        host = str(database.server.url().query["host"])
+        (path / "bin").mkdir()
+        (path / "bin" / "alembic").write_text(f'#!/bin/sh\nexec {sys.executable} -m alembic "$@"\n')
+        (path / "bin" / "alembic").chmod(0o755)
+        (path / "versions").mkdir()
+        for name, text in {"models.py": MODELS, "env.py": ENV, "alembic.ini": INI}.items():
+            (path / name).write_text(text)
+        (path / "script.py.mako").write_text(TEMPLATE)
+        self.path = path
+        self.places: dict[str, object] = {"restored": f"{database.name}_r", "shop": database.name}
+        binaries = f"{path / 'bin'}:{database.server.bindir}:{os.environ['PATH']}"
+        self.environment = {
+            **os.environ,
+            "PATH": binaries,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "LD_LIBRARY_PATH": str(database.server.bindir.parent / "lib"),
+            "PGHOST": host,
+            "PGPORT": "5432",
+            "PGUSER": "postgres",
+            "DATABASE_URL": f"postgresql+psycopg2:///{database.name}",
+        }
+
+    def __call__(self, script: str) -> str:
+        """Run a script; return what it printed."""
+        done = subprocess.run(
+            ["sh", "-ec", script],
+            cwd=self.path,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert 0 == done.returncode, done.stdout + done.stderr
+        return done.stdout
+
+    def page(self, name: str) -> str:
+        """Run commands of the page; the databases in it have names of this test."""
+        text = dumps.from_the_page(name, {})
+        for place, word in self.places.items():
+            text = re.sub(rf"\b{place}\b(?!\.)", str(word), text)
+        return self(text)
+
+
+@pytest.mark.skipif("ALEMBIC_AUDIT_TEST_URL" in os.environ, reason="libpq may not find the server")
+def test_the_page(database: Database, tmp_path: Path) -> None:
+    """The commands of docs/backups.md: a whole dump, and rows alone, with what they lose mended."""
+    shell = Shell(tmp_path, database)
+    clean = "No new upgrade operations detected.\n"
+    query = "SELECT audit_id, audit_operation, id FROM account_audit ORDER BY 1"
+    restored = shell.places["restored"]
+    shell("alembic revision --autogenerate -m first && alembic upgrade head")
+    shell(f"psql -Xc 'INSERT INTO account VALUES (1), (2)' {database.name}")
+
+    try:
+        assert shell.page("dump").endswith(clean)
+        assert "1|I|1\n2|I|2\n" == shell(f"psql -AXtc '{query}' {restored}")
+        shell(f"dropdb {restored}")
+
+        shell.page("data")
+        shell(f"psql -Xc 'INSERT INTO account VALUES (3)' {restored}")
+        assert "1|I|1\n2|I|2\n3|I|3\n" == shell(f"psql -AXtc '{query}' {restored}")
+        always = "SELECT DISTINCT tgenabled FROM pg_trigger"
+        assert "A\n" == shell(f"psql -AXtc '{always}' {restored}")
+
+        shell(
+            "psql -Xc 'GRANT EXECUTE ON FUNCTION public_account_audit() TO PUBLIC' " + str(restored)
+        )
+        shell.page("mend")
+        assert shell(f"DATABASE_URL=postgresql+psycopg2:///{restored} alembic check").endswith(
+            clean
+        )
+    finally:
+        shell(f"dropdb --if-exists {restored}")

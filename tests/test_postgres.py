@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from tests.conftest import Database
 from tools import postgres
-from tools.postgres import Server, ServerError, binaries
+from tools.postgres import Cluster, Server, ServerError, binaries
 
 external = pytest.mark.skipif(
     "ALEMBIC_AUDIT_TEST_URL" in os.environ, reason="the server was not started here"
@@ -287,18 +287,19 @@ def test_external_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @external
 def test_external_server_is_left_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is neither stopped nor upgraded; a standby of it is a server of our own."""
+    """It is not stopped; a backup of it is a server of our own."""
     address = server.url().render_as_string(hide_password=False)
     monkeypatch.setenv("ALEMBIC_AUDIT_TEST_URL", address)
     with postgres.server() as found:
         with pytest.raises(ServerError, match="is not stopped here"):
             found.stop()
-        upgrade = postgres.upgrade_of(found)
-        with pytest.raises(ServerError, match="is not upgraded"), postgres.server(fill=upgrade):
-            pass
-        with postgres.server(fill=postgres.backup_of(found)) as standby:
-            assert "t\n" == standby.run("psql", "-AXtc", "SELECT pg_is_in_recovery()")
-            assert standby.dsn() != found.dsn()
+
+        def back_up(cluster: Cluster) -> None:
+            cluster.run("pg_basebackup", "--dbname", found.dsn(), "--pgdata", str(cluster.data))
+
+        with postgres.server(fill=back_up) as copy:
+            assert copy.cluster is not None
+            assert copy.dsn() != found.dsn()
 
 
 def test_server_that_was_stopped() -> None:

@@ -17,8 +17,8 @@ when the `with` block or this process ends, however that happens, and leaves no 
 
 `python -m tools.postgres` prints what would be used. `of_major(14)` finds or fetches the binaries
 of one major version, and `server(bindir)` runs them; `python -m tools.postgres 14` prints where
-they are. `server(fill=backup_of(primary))` runs a standby of a server, and
-`server(bindir, fill=upgrade_of(old))` what pg_upgrade makes of one that was stopped.
+they are. `server(fill=...)` runs what something else than initdb put into a data directory, as
+pg_basebackup or pg_upgrade do.
 """
 
 import importlib.util
@@ -181,20 +181,22 @@ class Cluster:
         """The data directory."""
         return self.directory / "data"
 
-    def run(self, program: str, *arguments: str, other: "Cluster | None" = None) -> None:
-        """Run a program.
+    def run(self, *command: str, others: Sequence[Path] = ()) -> str:
+        """Run a command, in the directory.
 
         Args:
-            program: such as `initdb`.
-            arguments: what follows.
-            other: a cluster whose programs this one runs too.
+            command: a program, such as `initdb`, and its arguments.
+            others: directories of programs that find their libraries too.
+
+        Returns:
+            What it printed.
 
         Raises:
             ServerError: it failed; the message is its own.
         """
-        environment = _environment(self.bindir, *([other.bindir] if other else []))
-        command = [*self.prefix, str(self.bindir / program), *arguments]
-        _run(command, environment, self.uid, self.directory)
+        environment = _environment(self.bindir, *others)
+        environment["PATH"] = f"{self.bindir}:{environment.get('PATH') or os.defpath}"
+        return _run([*self.prefix, *command], environment, self.uid, self.directory)
 
 
 @dataclass(frozen=True)
@@ -333,43 +335,13 @@ def initdb(cluster: Cluster) -> None:
     cluster.run("initdb", "--pgdata", str(cluster.data), *INITDB.split(), *checksums)
 
 
-def backup_of(primary: Server) -> Fill:
-    """Return what fills a data directory with a standby of a server, which follows it."""
-
-    def fill(cluster: Cluster) -> None:
-        options = "--write-recovery-conf --checkpoint=fast --no-sync --pgdata"
-        cluster.run("pg_basebackup", "--dbname", primary.dsn(), *options.split(), str(cluster.data))
-
-    return fill
-
-
-def upgrade_of(old: Server) -> Fill:
-    """Return what fills a data directory with that of a server that was stopped, upgraded."""
-
-    def fill(cluster: Cluster) -> None:
-        if old.cluster is None:
-            raise ServerError("a server that was not started here is not upgraded here")
-        initdb(cluster)
-        places = {
-            "--old-bindir": old.cluster.bindir,
-            "--new-bindir": cluster.bindir,
-            "--old-datadir": old.cluster.data,
-            "--new-datadir": cluster.data,
-            "--socketdir": cluster.directory,
-        }
-        arguments = [f"{name}={path}" for name, path in places.items()]
-        cluster.run("pg_upgrade", "--username=postgres", *arguments, other=old.cluster)
-
-    return fill
-
-
 @contextmanager
 def server(bindir: Path | None = None, fill: Fill = initdb, **settings: str) -> Iterator[Server]:
     """Run a server for the length of a `with` block.
 
     Args:
         bindir: where its binaries are; chosen as the module's docstring says if left out.
-        fill: what makes its data directory, `backup_of(primary)` for one; a new one if left out.
+        fill: what makes its data directory; `initdb` if left out.
         settings: settings of PostgreSQL beside, or instead of, `SETTINGS`.
 
     Yields:
