@@ -160,6 +160,19 @@ def test_each_record_arrives_once(pairs: Pairs) -> None:
     pair.target.check(dumps.models(*dumps.ORDINARY))
 
 
+def test_all_tables(pairs: Pairs) -> None:
+    """Alembic's own table is one of them, and each server has it; the others arrive."""
+    pair = pairs("account")
+    pair.subscribe("shop FOR ALL TABLES")
+    pair.wait_until_same()
+    wait_until_equal(True, lambda: pair.errors() > 0)
+    states = """
+        SELECT srrelid::regclass::text FROM pg_subscription_rel
+        WHERE srsubstate <> 'r' AND srrelid::regclass::text !~ '^account'
+    """
+    assert [("alembic_version",)] == pair.target.rows(states)
+
+
 def test_subscriber_takes_over(pairs: Pairs, tmp_path: Path) -> None:
     """Sequences are not replicated: audit_id has to be told where it goes on."""
     pair = pairs("account")
@@ -179,24 +192,28 @@ def test_subscriber_takes_over(pairs: Pairs, tmp_path: Path) -> None:
 
 
 def test_always_beside_a_copied_trail(pairs: Pairs) -> None:
-    """A trigger that is ALWAYS fires as changes arrive: its record has the number of the copy."""
+    """A trigger that is ALWAYS fires as rows are copied, with numbers that the trail has too."""
     pair = pairs("watched")
     pair.subscribe_to_all()
-    made = "SELECT audit_id, audit_operation, id FROM watched_audit ORDER BY 1"
     wait_until_equal(True, lambda: pair.errors() > 1)
-    assert [(1, "I", 1), (2, "I", 3)] == pair.target.rows(made)
-    assert [(1, "I", 1), (2, "I", 2), (3, "I", 7)] == pair.source.rows(made)[:3]
+    query = "SELECT audit_id, audit_operation, id FROM watched_audit ORDER BY 1"
+    rows = pair.target.rows("SELECT id FROM watched ORDER BY 1")
+    # Which of the two tables is copied first, nobody knows; the other one is not copied at all.
+    assert (rows, pair.target.rows(query)) in [
+        ([(1,), (3,)], [(1, "I", 1), (2, "I", 3)]),
+        ([], pair.source.rows(query)),
+    ]
 
 
-def test_always_beside_a_copied_classic_trail(pairs: Pairs) -> None:
-    """Without a number nothing stands in the way, and each record is there twice."""
-    pair = pairs("logged")
-    pair.source.execute("TRUNCATE logged", "TRUNCATE logged_audit")
+@pytest.mark.parametrize("table", ["watched", "logged"])
+def test_always_beside_a_trail_that_is_copied_later(pairs: Pairs, table: str) -> None:
+    """While numbers do not meet, or without numbers, each record is there twice."""
+    pair = pairs(table)
+    pair.source.execute(f"TRUNCATE {table}", f"TRUNCATE {table}_audit")
     pair.subscribe_to_all()
-    pair.source.execute("INSERT INTO logged VALUES (5, 'e')")
-    query = "SELECT audit_operation, id FROM logged_audit"
-    wait_until_equal([("I", 5), ("I", 5)], lambda: pair.target.rows(query))
-    assert [("I", 5)] == pair.source.rows(query)
+    pair.source.execute(f"INSERT INTO {table} VALUES (5, 'e')")
+    wait_until_equal([("I", 5, "e"), ("I", 5, "e")], lambda: records(pair.target, table))
+    assert [("I", 5, "e")] == records(pair.source, table)
 
 
 def test_always_records_what_arrives(pairs: Pairs) -> None:
@@ -319,5 +336,7 @@ def test_standby_that_is_promoted(tmp_path: Path) -> None:
             assert [(True,)] == project.rows(dumps.from_the_page("promote", {}))
             project.check(dumps.models())
             dumps.check_that_it_goes_on(project)
+            *_, before, after = project.rows("SELECT audit_id FROM vault_audit ORDER BY 1")
+            assert after[0] - before[0] <= 33
             ids = "SELECT audit_transaction_id FROM account_audit ORDER BY audit_id"
             assert sorted(project.rows(ids)) == project.rows(ids)
