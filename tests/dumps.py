@@ -139,7 +139,7 @@ def found(project: Project, *tables: str) -> dict[str, list[str]]:
     return {table: details for _, table, details, _ in differences}
 
 
-def use_up_transaction_ids(engine: sa.Engine, number: int = 10_000) -> None:
+def use_up_transaction_ids(engine: sa.Engine, number: int = 3_000) -> None:
     """Have a cluster count so many transactions more; quick, as it does so in one."""
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TEMPORARY TABLE written () ON COMMIT DROP")
