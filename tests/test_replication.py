@@ -214,6 +214,7 @@ def test_always_beside_a_trail_that_is_copied_later(pairs: Pairs, table: str) ->
     pair.source.execute(f"INSERT INTO {table} VALUES (5, 'e')")
     wait_until_equal([("I", 5, "e"), ("I", 5, "e")], lambda: records(pair.target, table))
     assert [("I", 5, "e")] == records(pair.source, table)
+    pair.target.check(dumps.models(table))
 
 
 def test_always_records_what_arrives(pairs: Pairs) -> None:
