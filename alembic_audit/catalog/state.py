@@ -339,9 +339,9 @@ class State:
 
     def _compare_state(self, row: sa.Row[Any], trigger: str, meant: str, made: str) -> None:
         if row.tgenabled != meant:
-            kind = ENABLE_ALWAYS_LOST if (meant, row.tgenabled) == ("A", "O") else TRIGGER_DISABLED
+            kind = DISABLED_ON_PARTITION if row.parent else TRIGGER_DISABLED
             self._drifted(
-                DISABLED_ON_PARTITION if row.parent else kind,
+                ENABLE_ALWAYS_LOST if (meant, row.tgenabled) == ("A", "O") else kind,
                 f"{trigger} is in state {_STATES[row.tgenabled]}",
                 _set_state(row),
             )
