@@ -1,0 +1,221 @@
+"""Rounds and clocks.
+
+One client over psycopg 3, with prepared statements: what a statement costs to parse and to plan is
+out of the figures, which makes the limit harder to reach. A round is one transaction in a session
+that is already warm, and has changed single rows only; each statement waits for the one before.
+"""
+
+import random
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import errors
+
+from benchmarks import workloads
+from benchmarks.systems import System
+from benchmarks.tables import Shape
+from benchmarks.workloads import Workload
+from tools.postgres import Server
+
+MICROSECOND = 1000
+"""In nanoseconds."""
+
+
+class NoClockError(RuntimeError):
+    """The CPU time of a server process cannot be read here."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One workload on one shape, measured for some systems in the same rounds."""
+
+    factor: str
+    workload: Workload
+    shape: Shape
+    systems: Sequence[System]
+    rounds: int
+    cap: float = 60
+
+
+@dataclass
+class Times:
+    """Microseconds for each row changed, one value for each round."""
+
+    cpu: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+
+
+def cpu_clock(pid: int) -> Path:
+    """Return the file that says how long a server process has run.
+
+    Raises:
+        NoClockError: It cannot be read.
+    """
+    path = Path(f"/proc/{pid}/schedstat")
+    try:
+        if Path(f"/proc/{pid}/comm").read_text().strip() == "postgres" and path.read_text():
+            return path
+    except OSError:
+        pass
+    raise NoClockError(
+        "the CPU time of a server process is read from /proc/<pid>/schedstat: this needs Linux, and "
+        "the server on this machine"
+    )
+
+
+class Session:
+    """One connection to the database of one system."""
+
+    def __init__(self, cell: Cell, system: System, url: sa.URL) -> None:
+        self.cell, self.system = cell, system
+        self.connection = psycopg.connect(
+            url.set(drivername="postgresql").render_as_string(hide_password=False),
+            autocommit=True,
+        )
+        self.clock = cpu_clock(self.connection.info.backend_pid)
+        self.database = url.database
+        for number in range(1, cell.shape.settings + 1):
+            self.connection.execute(f"SET audit.s{number} = 'value'")
+
+    def statements(self, first: int, last: int) -> list[workloads.Statement]:
+        """Return what is sent to change some rows."""
+        workload, shape = self.cell.workload, self.cell.shape
+        if self.system.by_statement:
+            return workloads.recorded(workload, shape, first, last)
+        return [workloads.change(workload, shape, first, last)]
+
+    def send(self, statements: list[workloads.Statement]) -> None:
+        cursor = self.connection.cursor()
+        for statement, parameters in statements:
+            if statement.startswith("COPY"):
+                with cursor.copy(statement) as stream:
+                    stream.write(parameters[0])
+            else:
+                cursor.execute(statement, parameters, prepare=True)
+
+    def reset(self) -> None:
+        """Bring table and history back to where a round begins; no trigger fires."""
+        run = self.connection.execute
+        run("SET statement_timeout = 0")
+        run("SET session_replication_role = replica")
+        kept = "item" if self.cell.shape.history else "%"
+        tables = run(
+            "SELECT string_agg(oid::regclass::text, ', ') FROM pg_class WHERE relkind = 'r' "
+            "AND relnamespace = 'public'::regnamespace AND relname LIKE %s",
+            [kept],
+        ).fetchone()
+        assert tables is not None
+        run(f"TRUNCATE {tables[0]}")
+        names = ", ".join(["id", *self.cell.shape.names])
+        before = self.cell.workload.before
+        run(f"INSERT INTO item ({names}) {self.cell.shape.rows('0', str(before))}")
+        run("RESET session_replication_role")
+        run("VACUUM ANALYZE item")
+        run(f"SET statement_timeout = '{self.cell.cap}s'")
+
+    def transaction(self, keys: Iterable[tuple[int, int]]) -> tuple[int, int]:
+        """Change rows in one transaction; return CPU and wall time in nanoseconds."""
+        prepared = [self.statements(*each) for each in keys]
+        with self.connection.transaction():
+            if self.system.begin:
+                self.connection.execute(self.system.begin)
+            cpu, wall = self._cpu(), time.perf_counter_ns()
+            for statements in prepared:
+                self.send(statements)
+            return self._cpu() - cpu, time.perf_counter_ns() - wall
+
+    def round(self, number: int) -> tuple[float, float]:
+        """Run the workload once; return CPU and wall time in microseconds a row."""
+        workload = self.cell.workload
+        turn = number % workload.rounds
+        if turn == 0:
+            self.reset()
+            self.transaction(workload.warm_up())
+        cpu, wall = self.transaction(workload.ranges(turn))
+        rows = workload.rows * workload.statements * MICROSECOND
+        return round(cpu / rows, 3), round(wall / rows, 3)
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def _cpu(self) -> int:
+        return int(self.clock.read_text().split()[0])
+
+
+@contextmanager
+def sessions(
+    cell: Cell, server: Server, kind: type[Session] = Session
+) -> Iterator[list[Session]]:
+    """Yield a session for each system, each with a database of its own."""
+    made: list[Session] = []
+    names: list[str] = []
+    try:
+        for system in cell.systems:
+            name = f"bench_{system.name}"
+            server.create_database(name)
+            names.append(name)
+            engine = sa.create_engine(server.url(name), poolclass=sa.NullPool)
+            with engine.begin() as connection:
+                system.install(connection, cell.shape, system.options)
+                if cell.shape.history:
+                    _fill(connection, cell.shape)
+            made.append(kind(cell, system, server.url(name)))
+        yield made
+    finally:
+        for session in made:
+            session.close()
+        for name in names:
+            server.drop_database(name)
+
+
+def _fill(connection: sa.Connection, shape: Shape) -> None:
+    """Write the history of other rows than those that are measured."""
+    names = ["id", *shape.names]
+    own = ", ".join(["audit_operation", *workloads.OWN])
+    values = ", ".join(["'U'", *workloads.OWN.values()])
+    connection.exec_driver_sql(
+        f"INSERT INTO item_audit ({own}, {', '.join(names)}) SELECT {values}, many.* FROM "
+        f"({shape.rows('1', str(shape.history))}) AS many (id, {', '.join(shape.names)})",
+        execution_options={"no_parameters": True},
+    )
+
+
+def run(cell: Cell, server: Server, kind: type[Session] = Session) -> dict[str, Any]:
+    """Measure one cell; systems in another order in each round.
+
+    Returns:
+        What `report` reads: for each system its times, or the cap that it broke.
+    """
+    times = {system.name: Times() for system in cell.systems}
+    over: set[str] = set()
+    shuffled = random.Random(7)
+    with sessions(cell, server, kind) as made:
+        for number in range(cell.rounds):
+            shuffled.shuffle(made)
+            for session in made:
+                name = session.system.name
+                if name in over:
+                    continue
+                try:
+                    cpu, wall = session.round(number)
+                except errors.QueryCanceled:
+                    over.add(name)
+                    continue
+                times[name].cpu.append(cpu)
+                times[name].wall.append(wall)
+    return {
+        "factor": cell.factor,
+        "workload": cell.workload.name,
+        "rows": cell.workload.rows,
+        "statements": cell.workload.statements,
+        "systems": {
+            name: {"over_cap_s": cell.cap} if name in over else vars(each)
+            for name, each in times.items()
+        },
+    }
