@@ -1,9 +1,9 @@
 """`python -m benchmarks`: measure, write the results, then the page.
 
-    python -m benchmarks              the real run, about an hour on a quiet machine
-    python -m benchmarks --quick      everything once, in about a minute; its figures mean nothing
-    python -m benchmarks --page       only the page and the chart, from the committed results
-    python -m benchmarks --only base  the cells of a factor, or the other parts, by name
+python -m benchmarks              the real run, about an hour on a quiet machine
+python -m benchmarks --quick      everything once, in about a minute; its figures mean nothing
+python -m benchmarks --page       only the page and the chart, from the committed results
+python -m benchmarks --only base  the cells of a factor, or the other parts, by name
 """
 
 import argparse
@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,26 +70,22 @@ def parts(quick: bool) -> Iterator[Part]:
     written = [system for system in compared if system.name != "none"]
     ours = [SYSTEMS[name] for name in plan.OURS[:1]]
     for cell in plan.quick_cells() if quick else plan.cells():
-        yield cell.factor, "cells", lambda server, cell=cell: measure.run(cell, server)
+        yield cell.factor, "cells", partial(measure.run, cell)
     objects, rounds = (20, 2) if quick else (1000, 15)
-    yield "orm", "cells", lambda server: more.flush(compared, objects, rounds, server)
-    rounds, seconds = (1, 1) if quick else (9, 5)
+    yield "orm", "cells", partial(more.flush, compared, objects, rounds)
+    rounds, seconds = (2, 1) if quick else (9, 5)
     for number in (2,) if quick else (4, 8):
-        yield (
-            "clients",
-            "clients",
-            lambda server, number=number: more.clients(compared, number, rounds, seconds, server),
-        )
+        yield "clients", "clients", partial(more.clients, compared, number, rounds, seconds)
     rows = 1000 if quick else 100_000
-    yield "size", "sizes", lambda server: more.record_size([SYSTEMS["none"], *written], rows, server)
+    yield "size", "sizes", partial(more.record_size, [SYSTEMS["none"], *written], rows)
     history, rounds = (1000, 3) if quick else (1_000_000, 15)
-    yield "read", "reading", lambda server: more.reading(ours, history, rounds, server)
+    yield "read", "reading", partial(more.reading, ours, history, rounds)
 
 
 def measured(quick: bool, only: list[str]) -> dict[str, Any]:
     """Measure everything, or the parts whose names are in *only*."""
     found: dict[str, Any] = {}
-    with postgres.server(**SETTINGS) as server:
+    with postgres.server(None, **SETTINGS) as server:
         found["machine"] = machine(server)
         for name, key, run in parts(quick):
             if only and name not in only:
@@ -102,7 +99,9 @@ def measured(quick: bool, only: list[str]) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--quick", action="store_true", help="everything once, in a minute")
     parser.add_argument("--page", action="store_true", help="only write the page again")
     parser.add_argument("--only", action="append", default=[], metavar="PART")

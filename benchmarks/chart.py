@@ -15,7 +15,9 @@ STYLE = """\
 <style>
 text { font: 12px sans-serif; fill: #333 }
 .grid { stroke: #ccc } .limit { stroke: #333 }
-@media (prefers-color-scheme: dark) { text { fill: #ddd } .grid { stroke: #444 } .limit { stroke: #ddd } }
+@media (prefers-color-scheme: dark) {
+text { fill: #ddd } .grid { stroke: #444 } .limit { stroke: #ddd }
+}
 </style>"""
 
 
@@ -42,9 +44,7 @@ def dots(rows: Sequence[str], series: Mapping[str, Sequence[Spread | None]], tit
     for tick in ticks:
         kind = "limit" if tick == 1 else "grid"
         lines.append(f'<path class="{kind}" d="M{x(tick)} {TOP}V{bottom}"/>')
-        lines.append(
-            f'<text x="{x(tick)}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>'
-        )
+        lines.append(f'<text x="{x(tick)}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
     for number, name in enumerate(rows):
         y = TOP + height * number
         lines.append(f'<path class="grid" d="M0 {y}H{LEFT + WIDTH}"/>')
@@ -52,8 +52,12 @@ def dots(rows: Sequence[str], series: Mapping[str, Sequence[Spread | None]], tit
     for number, (name, spreads) in enumerate(series.items()):
         color = COLORS[number % len(COLORS)]
         column, line = number % 4, number // 4
-        lines.append(f'<circle cx="{LEFT + 150 * column}" cy="{28 + 16 * line}" r="4" fill="{color}"/>')
-        lines.append(f'<text x="{LEFT + 150 * column + 8}" y="{32 + 16 * line}">{escape(name)}</text>')
+        lines.append(
+            f'<circle cx="{LEFT + 150 * column}" cy="{28 + 16 * line}" r="4" fill="{color}"/>'
+        )
+        lines.append(
+            f'<text x="{LEFT + 150 * column + 8}" y="{32 + 16 * line}">{escape(name)}</text>'
+        )
         for row, spread in enumerate(spreads):
             if spread:
                 y = TOP + height * row + BAND * (number + 1)

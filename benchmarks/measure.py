@@ -64,8 +64,8 @@ def cpu_clock(pid: int) -> Path:
     except OSError:
         pass
     raise NoClockError(
-        "the CPU time of a server process is read from /proc/<pid>/schedstat: this needs Linux, and "
-        "the server on this machine"
+        "the CPU time of a server process is read from /proc/<pid>/schedstat: this needs Linux, "
+        "and the server on this machine"
     )
 
 
@@ -141,6 +141,23 @@ class Session:
         rows = workload.rows * workload.statements * MICROSECOND
         return round(cpu / rows, 3), round(wall / rows, 3)
 
+    def check(self, number: int) -> None:
+        """See that every change since the last reset has its record.
+
+        Args:
+            number: Of the last round.
+        """
+        workload = self.cell.workload
+        if self.system.history is None or self.cell.shape.history:
+            return
+        turns = number % workload.rounds + 1
+        expected = workloads.WARM_UP + turns * workload.rows * workload.statements
+        row = self.connection.execute(f"SELECT count(*) FROM {self.system.history}").fetchone()
+        if row != (expected,):
+            raise AssertionError(
+                f"{self.system.name} has {row} records of {workload.name}, expected {expected}"
+            )
+
     def close(self) -> None:
         self.connection.close()
 
@@ -149,9 +166,7 @@ class Session:
 
 
 @contextmanager
-def sessions(
-    cell: Cell, server: Server, kind: type[Session] = Session
-) -> Iterator[list[Session]]:
+def sessions(cell: Cell, server: Server, kind: type[Session] = Session) -> Iterator[list[Session]]:
     """Yield a session for each system, each with a database of its own."""
     made: list[Session] = []
     names: list[str] = []
@@ -207,6 +222,8 @@ def run(cell: Cell, server: Server, kind: type[Session] = Session) -> dict[str, 
                 except errors.QueryCanceled:
                     over.add(name)
                     continue
+                if number == cell.rounds - 1:
+                    session.check(number)
                 times[name].cpu.append(cpu)
                 times[name].wall.append(wall)
     return {

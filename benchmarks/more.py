@@ -95,9 +95,7 @@ def clients(
                     f"\\set id random(0, {workload.before - 1})\n{statement % ':id'};\n"
                 )
                 options = f"-n -M prepared -c {number} -j 2 -T {seconds} -f".split()
-                said = server.run(
-                    "pgbench", *options, str(script), database=session.database
-                )
+                said = server.run("pgbench", *options, str(script), database=session.database)
                 match = re.search(r"tps = ([\d.]+)", said)
                 assert match, said
                 found[session.system.name].append(round(float(match[1]), 1))
@@ -111,6 +109,7 @@ def record_size(systems: Sequence[System], rows: int, server: Server) -> Result:
     with measure.sessions(Cell("base", workload, Shape(), systems, 1), server) as made:
         for session in made:
             session.round(0)
+            session.check(0)
             for table in ("item", "item_audit"):
                 if session.connection.execute("SELECT to_regclass(%s)", [table]).fetchone() != (
                     None,
@@ -125,7 +124,9 @@ def _sizes(session: Session, table: str) -> dict[str, float]:
         f"pg_indexes_size('{table}') / count(*)::numeric FROM {table} AS t"
     ).fetchone()
     assert row is not None
-    return dict(zip(("row", "heap", "indexes"), (round(float(each), 2) for each in row), strict=True))
+    return dict(
+        zip(("row", "heap", "indexes"), (round(float(each), 2) for each in row), strict=True)
+    )
 
 
 def reading(systems: Sequence[System], history: int, rounds: int, server: Server) -> list[Result]:
@@ -144,7 +145,11 @@ def reading(systems: Sequence[System], history: int, rounds: int, server: Server
                     session.connection.execute(read, [1 + number * 1000]).fetchall()
                     cpu.append(round((session._cpu() - before) / measure.MICROSECOND, 1))
                 results.append(
-                    {"indexes": title, "system": session.system.name, "history": history,
-                     "cpu": cpu[1:]}
+                    {
+                        "indexes": title,
+                        "system": session.system.name,
+                        "history": history,
+                        "cpu": cpu[1:],
+                    }
                 )
     return results

@@ -106,20 +106,23 @@ def differences(results: Results, system: str) -> str:
     others = [name for name in SYSTEMS if name not in ("none", "row", "statement")]
     lines = [
         [SYSTEMS[name].title]
-        + [difference(results, workload, name, system) for workload in ("insert", "update", "delete")]
+        + [
+            difference(results, workload, name, system)
+            for workload in ("insert", "update", "delete")
+        ]
         for name in others
     ]
     return _table(["", "INSERT", "UPDATE", "DELETE"], lines)
 
 
-MISSING = "–"
+MISSING = "-"
 
 
 def _spread(values: Sequence[float] | None) -> str:
     if not values:
         return MISSING
     low, middle, high = _quartiles(values)
-    return f"{middle:.2f} ({low:.2f}–{high:.2f})"
+    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
 
 
 def _workloads(results: Results, factor: str) -> list[str]:
@@ -171,8 +174,12 @@ def clients(results: Results) -> str:
         for system, values in found["tps"].items():
             shares = [a / b for a, b in zip(values, found["tps"]["none"], strict=True)]
             lines.append(
-                [str(found["clients"]), SYSTEMS[system].title, _spread(shares),
-                 f"{statistics.median(values):,.0f}"]
+                [
+                    str(found["clients"]),
+                    SYSTEMS[system].title,
+                    _spread(shares),
+                    f"{statistics.median(values):,.0f}",
+                ]
             )
     return _table(["clients", "", "share of no audit", "transactions per second"], lines)
 
@@ -213,7 +220,17 @@ def _table(head: list[str], lines: list[list[str]]) -> str:
 FIGURES: dict[str, Callable[..., str]] = {
     figure.__name__: figure
     for figure in (
-        base, clients, cpu, difference, differences, factors, machine, ratio, reading, rounds, sizes,
+        base,
+        clients,
+        cpu,
+        difference,
+        differences,
+        factors,
+        machine,
+        ratio,
+        reading,
+        rounds,
+        sizes,
     )
 }
 

@@ -27,6 +27,7 @@ class System:
         title: As it stands on the page.
         install: Makes the table, and what records its changes, in an empty database.
         options: Handed to `install`.
+        history: The table that holds the records.
         package: What has to be there, on the Python Package Index.
         by_statement: The client writes the records itself, by a second statement.
         begin: What has to be sent first in each transaction.
@@ -36,6 +37,7 @@ class System:
     title: str
     install: Install
     options: dict[str, Any] = field(default_factory=dict)
+    history: str | None = "item_audit"
     package: str | None = None
     by_statement: bool = False
     begin: str | None = None
@@ -164,23 +166,46 @@ def continuum(connection: sa.Connection, shape: Shape, options: dict[str, Any]) 
 
 
 LIMIT = "limit"
-BEGIN_CONTINUUM = "INSERT INTO transaction (id, issued_at) VALUES (nextval('transaction_id_seq'), now())"
+BEGIN_CONTINUUM = (
+    "INSERT INTO transaction (id, issued_at) VALUES (nextval('transaction_id_seq'), now())"
+)
 """What its unit of work sends first; without it the triggers record nothing."""
 
 SYSTEMS = {
     system.name: system
     for system in (
-        System("none", "no audit", no_audit),
+        System("none", "no audit", no_audit, history=None),
         System(LIMIT, "the limit", limit, by_statement=True),
         System("row", "alembic_audit, row", ours),
-        System("declarative", "declarative-extensions", declarative_extensions,
-               package="sqlalchemy-declarative-extensions"),
-        System("postgresql_audit", "postgresql-audit", postgresql_audit,
-               package="postgresql-audit"),
-        System("postgresql_audit_row", "postgresql-audit, row", postgresql_audit,
-               {"use_statement_level_triggers": False}, package="postgresql-audit"),
-        System("continuum", "Continuum, native", continuum, package="SQLAlchemy-Continuum",
-               begin=BEGIN_CONTINUUM),
+        System(
+            "declarative",
+            "declarative-extensions",
+            declarative_extensions,
+            package="sqlalchemy-declarative-extensions",
+        ),
+        System(
+            "postgresql_audit",
+            "postgresql-audit",
+            postgresql_audit,
+            history="activity",
+            package="postgresql-audit",
+        ),
+        System(
+            "postgresql_audit_row",
+            "postgresql-audit, row",
+            postgresql_audit,
+            {"use_statement_level_triggers": False},
+            history="activity",
+            package="postgresql-audit",
+        ),
+        System(
+            "continuum",
+            "Continuum, native",
+            continuum,
+            history="item_version",
+            package="SQLAlchemy-Continuum",
+            begin=BEGIN_CONTINUUM,
+        ),
         System("predecessor", "the predecessor's shape", predecessor),
     )
 }

@@ -50,7 +50,14 @@ def test_results_name_no_host_and_no_path() -> None:
     text = __main__.RESULTS.read_text()
     assert [] == re.findall(r'"[^"]*/(?:home|tmp|root|usr|work)\b[^"]*"', text)
     assert {
-        "cores", "cpu", "date", "kernel", "packages", "postgresql", "python", "settings",
+        "cores",
+        "cpu",
+        "date",
+        "kernel",
+        "packages",
+        "postgresql",
+        "python",
+        "settings",
     } == set(RESULTS["machine"])
 
 
