@@ -51,6 +51,7 @@ def machine(server: postgres.Server) -> dict[str, Any]:
         "settings": postgres.SETTINGS | SETTINGS,
         "cpu": models[0] if models else platform.machine(),
         "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
@@ -69,8 +70,8 @@ def parts(quick: bool) -> Iterator[Part]:
     compared = [SYSTEMS[name] for name in plan.COMPARED]
     written = [system for system in compared if system.name != "none"]
     ours = [SYSTEMS[name] for name in plan.OURS[:1]]
-    for cell in plan.quick_cells() if quick else plan.cells():
-        yield cell.factor, "cells", partial(measure.run, cell)
+    for group in plan.quick_groups() if quick else plan.groups():
+        yield group.factor, "cells", partial(measure.run, group)
     objects, rounds = (20, 2) if quick else (1000, 15)
     yield "orm", "cells", partial(more.flush, compared, objects, rounds)
     rounds, seconds = (2, 1) if quick else (9, 5)
@@ -90,10 +91,9 @@ def measured(quick: bool, only: list[str]) -> dict[str, Any]:
         for name, key, run in parts(quick):
             if only and name not in only:
                 continue
-            print(name, end=" ", flush=True, file=sys.stderr)
+            print(name, file=sys.stderr)
             result = run(server)
-            print(result.get("workload", "") if key == "cells" else "", file=sys.stderr)
-            found.setdefault(key, []).append(result)
+            found.setdefault(key, []).extend(result if isinstance(result, list) else [result])
     return found
 
 

@@ -8,7 +8,7 @@ that is already warm, and has changed single rows only; each statement waits for
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,21 @@ class NoClockError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One workload on one shape, measured for some systems in the same rounds."""
+class Group:
+    """Some systems, measured in the same rounds.
+
+    Attributes:
+        factor: In what it differs from the base cell, as it stands in the results.
+        shape: What is audited.
+        systems: Who records.
+        work: What is done, and in how many rounds.
+        cap: Seconds after which a statement is given up.
+    """
 
     factor: str
-    workload: Workload
     shape: Shape
     systems: Sequence[System]
-    rounds: int
+    work: Sequence[tuple[Workload, int]]
     cap: float = 60
 
 
@@ -70,25 +77,25 @@ def cpu_clock(pid: int) -> Path:
 
 
 class Session:
-    """One connection to the database of one system."""
+    """One connection to the database of one system, for one workload."""
 
-    def __init__(self, cell: Cell, system: System, url: sa.URL) -> None:
-        self.cell, self.system = cell, system
+    def __init__(self, group: Group, workload: Workload, system: System, url: sa.URL) -> None:
+        self.shape, self.cap = group.shape, group.cap
+        self.workload, self.system = workload, system
+        self.database = url.database
         self.connection = psycopg.connect(
             url.set(drivername="postgresql").render_as_string(hide_password=False),
             autocommit=True,
         )
         self.clock = cpu_clock(self.connection.info.backend_pid)
-        self.database = url.database
-        for number in range(1, cell.shape.settings + 1):
+        for number in range(1, self.shape.settings + 1):
             self.connection.execute(f"SET audit.s{number} = 'value'")
 
     def statements(self, first: int, last: int) -> list[workloads.Statement]:
         """Return what is sent to change some rows."""
-        workload, shape = self.cell.workload, self.cell.shape
         if self.system.by_statement:
-            return workloads.recorded(workload, shape, first, last)
-        return [workloads.change(workload, shape, first, last)]
+            return workloads.recorded(self.workload, self.shape, first, last)
+        return [workloads.change(self.workload, self.shape, first, last)]
 
     def send(self, statements: list[workloads.Statement]) -> None:
         cursor = self.connection.cursor()
@@ -104,7 +111,7 @@ class Session:
         run = self.connection.execute
         run("SET statement_timeout = 0")
         run("SET session_replication_role = replica")
-        kept = "item" if self.cell.shape.history else "%"
+        kept = "item" if self.shape.history else "%"
         tables = run(
             "SELECT string_agg(oid::regclass::text, ', ') FROM pg_class WHERE relkind = 'r' "
             "AND relnamespace = 'public'::regnamespace AND relname LIKE %s",
@@ -112,12 +119,12 @@ class Session:
         ).fetchone()
         assert tables is not None
         run(f"TRUNCATE {tables[0]}")
-        names = ", ".join(["id", *self.cell.shape.names])
-        before = self.cell.workload.before
-        run(f"INSERT INTO item ({names}) {self.cell.shape.rows('0', str(before))}")
+        names = ", ".join(["id", *self.shape.names])
+        before = self.workload.before
+        run(f"INSERT INTO item ({names}) {self.shape.rows('0', str(before))}")
         run("RESET session_replication_role")
         run("VACUUM ANALYZE item")
-        run(f"SET statement_timeout = '{self.cell.cap}s'")
+        run(f"SET statement_timeout = '{self.cap}s'")
 
     def transaction(self, keys: Iterable[tuple[int, int]]) -> tuple[int, int]:
         """Change rows in one transaction; return CPU and wall time in nanoseconds."""
@@ -132,7 +139,7 @@ class Session:
 
     def round(self, number: int) -> tuple[float, float]:
         """Run the workload once; return CPU and wall time in microseconds a row."""
-        workload = self.cell.workload
+        workload = self.workload
         turn = number % workload.rounds
         if turn == 0:
             self.reset()
@@ -147,8 +154,8 @@ class Session:
         Args:
             number: Of the last round.
         """
-        workload = self.cell.workload
-        if self.system.history is None or self.cell.shape.history:
+        workload = self.workload
+        if self.system.history is None or self.shape.history:
             return
         turns = number % workload.rounds + 1
         expected = workloads.WARM_UP + turns * workload.rows * workload.statements
@@ -166,27 +173,36 @@ class Session:
 
 
 @contextmanager
-def sessions(cell: Cell, server: Server, kind: type[Session] = Session) -> Iterator[list[Session]]:
-    """Yield a session for each system, each with a database of its own."""
-    made: list[Session] = []
-    names: list[str] = []
+def databases(group: Group, server: Server) -> Iterator[dict[str, sa.URL]]:
+    """Yield the address of a database for each system, with tables and whatever records."""
+    urls: dict[str, sa.URL] = {}
     try:
-        for system in cell.systems:
+        for system in group.systems:
             name = f"bench_{system.name}"
             server.create_database(name)
-            names.append(name)
-            engine = sa.create_engine(server.url(name), poolclass=sa.NullPool)
+            urls[system.name] = server.url(name)
+            engine = sa.create_engine(urls[system.name], poolclass=sa.NullPool)
             with engine.begin() as connection:
-                system.install(connection, cell.shape, system.options)
-                if cell.shape.history:
-                    _fill(connection, cell.shape)
-            made.append(kind(cell, system, server.url(name)))
-        yield made
+                system.install(connection, group.shape, system.options)
+                if group.shape.history and system.history:
+                    _fill(connection, group.shape)
+        yield urls
     finally:
-        for session in made:
-            session.close()
-        for name in names:
-            server.drop_database(name)
+        for url in urls.values():
+            server.drop_database(str(url.database))
+
+
+@contextmanager
+def sessions(
+    group: Group, workload: Workload, urls: dict[str, sa.URL], kind: type[Session] = Session
+) -> Iterator[list[Session]]:
+    """Yield a new session for each system."""
+    with ExitStack() as stack:
+        made = []
+        for system in group.systems:
+            made.append(kind(group, workload, system, urls[system.name]))
+            stack.callback(made[-1].close)
+        yield made
 
 
 def _fill(connection: sa.Connection, shape: Shape) -> None:
@@ -201,38 +217,50 @@ def _fill(connection: sa.Connection, shape: Shape) -> None:
     )
 
 
-def run(cell: Cell, server: Server, kind: type[Session] = Session) -> dict[str, Any]:
-    """Measure one cell; systems in another order in each round.
+def run(group: Group, server: Server, kind: type[Session] = Session) -> list[dict[str, Any]]:
+    """Measure a group.
 
     Returns:
-        What `report` reads: for each system its times, or the cap that it broke.
+        For each workload what `report` reads.
     """
-    times = {system.name: Times() for system in cell.systems}
-    over: set[str] = set()
+    with databases(group, server) as urls:
+        found = []
+        for workload, rounds in group.work:
+            with sessions(group, workload, urls, kind) as made:
+                systems = _rounds(made, rounds)
+            found.append(
+                {
+                    "factor": group.factor,
+                    "workload": workload.name,
+                    "rows": workload.rows,
+                    "statements": workload.statements,
+                    "systems": systems,
+                }
+            )
+    return found
+
+
+def _rounds(made: list[Session], rounds: int) -> dict[str, dict[str, Any]]:
+    """Return for each system its times, or the cap that it broke; each round has its own order."""
+    times = {session.system.name: Times() for session in made}
+    over: dict[str, float] = {}
     shuffled = random.Random(7)
-    with sessions(cell, server, kind) as made:
-        for number in range(cell.rounds):
-            shuffled.shuffle(made)
-            for session in made:
-                name = session.system.name
-                if name in over:
-                    continue
-                try:
-                    cpu, wall = session.round(number)
-                except errors.QueryCanceled:
-                    over.add(name)
-                    continue
-                if number == cell.rounds - 1:
-                    session.check(number)
-                times[name].cpu.append(cpu)
-                times[name].wall.append(wall)
+    for number in range(rounds):
+        shuffled.shuffle(made)
+        for session in made:
+            name = session.system.name
+            if name in over:
+                continue
+            try:
+                cpu, wall = session.round(number)
+            except errors.QueryCanceled:
+                over[name] = session.cap
+                continue
+            if number == rounds - 1:
+                session.check(number)
+            times[name].cpu.append(cpu)
+            times[name].wall.append(wall)
     return {
-        "factor": cell.factor,
-        "workload": cell.workload.name,
-        "rows": cell.workload.rows,
-        "statements": cell.workload.statements,
-        "systems": {
-            name: {"over_cap_s": cell.cap} if name in over else vars(each)
-            for name, each in times.items()
-        },
+        name: {"over_cap_s": over[name]} if name in over else vars(each)
+        for name, each in times.items()
     }

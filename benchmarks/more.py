@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session as OrmSession
 from sqlalchemy.orm import registry
 
 from benchmarks import measure, workloads
-from benchmarks.measure import Cell, Session
+from benchmarks.measure import Group, Session
 from benchmarks.systems import System
 from benchmarks.tables import Shape
 from benchmarks.workloads import Workload
@@ -28,24 +28,24 @@ class Flush(Session):
     The limit sends its second statement after that.
     """
 
-    def __init__(self, cell: Cell, system: System, url: sa.URL) -> None:
-        super().__init__(cell, system, url)
+    def __init__(self, group: Group, workload: Workload, system: System, url: sa.URL) -> None:
+        super().__init__(group, workload, system, url)
         self.engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_size=1)
         with self.engine.connect() as connection:
             pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
         self.clock = measure.cpu_clock(pid)
         mapped = registry()
         self.model = type("Item", (), {})
-        mapped.map_imperatively(self.model, cell.shape.table(mapped.metadata))
+        mapped.map_imperatively(self.model, self.shape.table(mapped.metadata))
 
     def transaction(self, keys: Iterable[tuple[int, int]]) -> tuple[int, int]:
-        names = ["id", *self.cell.shape.names]
+        names = ["id", *self.shape.names]
         spent = [0, 0]
         for first, last in keys:
             with OrmSession(self.engine) as session, session.begin():
                 for number in range(first, last + 1):
                     item = self.model()
-                    for name, value in zip(names, self.cell.shape.row(number), strict=True):
+                    for name, value in zip(names, self.shape.row(number), strict=True):
                         setattr(item, name, value)
                     session.add(item)
                 session.connection()  # which begins the transaction
@@ -62,18 +62,18 @@ class Flush(Session):
             return []
         # As after COPY, whatever the number of rows.
         copied = Workload("", "copy", last - first + 1, 1, 1)
-        return workloads.recorded(copied, self.cell.shape, first, last)[1:]
+        return workloads.recorded(copied, self.shape, first, last)[1:]
 
     def close(self) -> None:
         self.engine.dispose()
         super().close()
 
 
-def flush(systems: Sequence[System], objects: int, rounds: int, server: Server) -> Result:
-    """Measure a flush of many objects, as a cell."""
+def flush(systems: Sequence[System], objects: int, rounds: int, server: Server) -> list[Result]:
+    """Measure a flush of many objects, as a group of one cell."""
     workload = Workload("ORM flush", "insert", objects, 1, 1)
-    cell = Cell("ORM", workload, Shape(), systems, rounds)
-    return measure.run(cell, server, Flush)
+    group = Group("ORM", Shape(), systems, [(workload, rounds)])
+    return measure.run(group, server, Flush)
 
 
 def clients(
@@ -81,10 +81,14 @@ def clients(
 ) -> Result:
     """Measure transactions per second of pgbench: UPDATEs of one row, each committed."""
     workload = Workload("update", "update", 1, 10_000, 1)
-    cell = Cell(f"{number} clients", workload, Shape(), systems, rounds)
+    group = Group(f"{number} clients", Shape(), systems, [])
     found: dict[str, list[float]] = {system.name: [] for system in systems}
     shuffled = random.Random(7)
-    with measure.sessions(cell, server) as made, tempfile.TemporaryDirectory() as directory:
+    with (
+        measure.databases(group, server) as urls,
+        measure.sessions(group, workload, urls) as made,
+        tempfile.TemporaryDirectory() as directory,
+    ):
         script = Path(directory) / "script.sql"
         for _ in range(rounds):
             shuffled.shuffle(made)
@@ -106,7 +110,8 @@ def record_size(systems: Sequence[System], rows: int, server: Server) -> Result:
     """Measure the bytes of a record beside those of the row that it is of."""
     workload = Workload("bulk insert", "insert", rows, 1, 1)
     sizes: dict[str, dict[str, float]] = {}
-    with measure.sessions(Cell("base", workload, Shape(), systems, 1), server) as made:
+    group = Group("size", Shape(), systems, [])
+    with measure.databases(group, server) as urls, measure.sessions(group, workload, urls) as made:
         for session in made:
             session.round(0)
             session.check(0)
@@ -134,8 +139,11 @@ def reading(systems: Sequence[System], history: int, rounds: int, server: Server
     results = []
     for title, options in (("default", {}), ("none", {"indexes": ()})):
         workload = Workload("read", "insert", 1, 1, 1)
-        cell = Cell("read", workload, Shape(history=history, options=options), systems, rounds)
-        with measure.sessions(cell, server) as made:
+        group = Group("read", Shape(history=history, options=options), systems, [])
+        with (
+            measure.databases(group, server) as urls,
+            measure.sessions(group, workload, urls) as made,
+        ):
             for session in made:
                 session.connection.execute("VACUUM ANALYZE item_audit")
                 read = "SELECT * FROM item_audit WHERE id = %s ORDER BY audit_id"

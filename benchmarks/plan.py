@@ -1,11 +1,11 @@
 """What is measured with what."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from benchmarks import workloads
-from benchmarks.measure import Cell
-from benchmarks.systems import LIMIT, SYSTEMS, System
+from benchmarks.measure import Group
+from benchmarks.systems import LIMIT, SYSTEMS
 from benchmarks.tables import Shape
+from benchmarks.workloads import Workload, some
 
 OURS = [name for name in ("row", "statement") if name in SYSTEMS]
 COMPARED = ["none", LIMIT, *OURS]
@@ -20,29 +20,28 @@ FACTORS = {
 """One difference to the base cell each, for ours and the limit."""
 
 LARGE = Shape(large=True)
-LARGE_BULK = 1000
 CAP = 60.0
 
 
-def cells(systems: Sequence[System] | None = None) -> Iterator[Cell]:
-    """Yield the cells of the real run."""
-    every = list(systems or SYSTEMS.values())
-    compared = [system for system in every if system.name in COMPARED]
-    for workload in workloads.some(10_000).values():
-        # Single rows are judged by their paired difference, to 0.3 microseconds.
-        rounds = 300 if workload.rows == 1 else 15
-        yield Cell("base", workload, Shape(), every, rounds, CAP)
+def _work(bulk: int, single_rounds: int, bulk_rounds: int) -> list[tuple[Workload, int]]:
+    return [
+        (workload, single_rounds if workload.rows == 1 else bulk_rounds)
+        for workload in some(bulk).values()
+    ]
+
+
+def groups() -> Iterator[Group]:
+    """Yield what the real run measures."""
+    every = list(SYSTEMS.values())
+    compared = [SYSTEMS[name] for name in COMPARED]
+    # Single rows are judged by their paired difference, to 0.3 microseconds.
+    yield Group("base", Shape(), every, _work(10_000, 300, 15), CAP)
     for factor, shape in FACTORS.items():
-        for workload in workloads.some(10_000).values():
-            rounds = 60 if workload.rows == 1 else 9
-            yield Cell(factor, workload, shape, compared, rounds, CAP)
-    for name in ("update", "bulk update"):
-        workload = workloads.some(LARGE_BULK)[name]
-        large = [system for system in every if system.name in (*COMPARED, "sparse")]
-        yield Cell("8 kB value", workload, LARGE, large, 60 if workload.rows == 1 else 9, CAP)
+        yield Group(factor, shape, compared, _work(10_000, 60, 9), CAP)
+    updates = [each for each in _work(1000, 60, 9) if each[0].operation == "update"]
+    yield Group("8 kB value", LARGE, compared, updates, CAP)
 
 
-def quick_cells() -> Iterator[Cell]:
+def quick_groups() -> Iterator[Group]:
     """Yield the base cell with fewer rows and rounds, to see that everything runs."""
-    for workload in workloads.some(200).values():
-        yield Cell("base", workload, Shape(), list(SYSTEMS.values()), 2, 5)
+    yield Group("base", Shape(), list(SYSTEMS.values()), _work(200, 2, 2), 5)

@@ -188,8 +188,7 @@ def reading(results: Results) -> str:
     """Table: reading the records of one row."""
     lines = [
         [f"{one['history']:,}", one["indexes"], f"{statistics.median(one['cpu']):,.0f}"]
-        for found in results.get("reading", ())
-        for one in found
+        for one in results.get("reading", ())
     ]
     return _table(["records", "indexes", "µs"], lines)
 
@@ -201,7 +200,8 @@ def machine(results: Results) -> str:
     settings = ", ".join(f"`{key} = {value}`" for key, value in sorted(facts["settings"].items()))
     return (
         f"PostgreSQL {facts['postgresql']} on {facts['kernel']}, {facts['cpu']}, {facts['cores']} "
-        f"cores, on {facts['date']}, with Python {facts['python']}, {packages}. "
+        f"cores, on {facts['date']}, with a load of {facts['load']:.1f} before; Python "
+        f"{facts['python']}, {packages}. "
         f"Settings beside PostgreSQL's defaults: {settings}."
     )
 

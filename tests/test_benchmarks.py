@@ -54,6 +54,7 @@ def test_results_name_no_host_and_no_path() -> None:
         "cpu",
         "date",
         "kernel",
+        "load",
         "packages",
         "postgresql",
         "python",
