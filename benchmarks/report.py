@@ -103,7 +103,7 @@ def difference(results: Results, workload: str, system: str, other: str) -> str:
 
 def differences(results: Results, system: str) -> str:
     """Table: what each other system needs more than one of ours, on single rows."""
-    others = [name for name in SYSTEMS if name not in ("none", "row", "statement")]
+    others = [name for name in SYSTEMS if name not in ("none", system)]
     lines = [
         [SYSTEMS[name].title]
         + [

@@ -176,7 +176,14 @@ SYSTEMS = {
     for system in (
         System("none", "no audit", no_audit, history=None),
         System(LIMIT, "the limit", limit, by_statement=True),
-        System("row", "alembic_audit, row", ours),
+        System("statement", "alembic_audit, statement", ours, {"level": "statement"}),
+        System("row", "alembic_audit, row", ours, {"level": "row"}),
+        System(
+            "no_index",
+            "alembic_audit, statement, no index",
+            ours,
+            {"level": "statement", "indexes": ()},
+        ),
         System(
             "declarative",
             "declarative-extensions",
