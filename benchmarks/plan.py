@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from benchmarks.measure import Group
-from benchmarks.systems import LIMIT, SYSTEMS
+from benchmarks.systems import LIMIT, SYSTEMS, System
 from benchmarks.tables import Shape
 from benchmarks.workloads import Workload, some
 
@@ -20,6 +20,12 @@ FACTORS = {
 """One difference to the base cell each, for ours and the limit."""
 
 LARGE = Shape(large=True)
+SPARSE = System(
+    "sparse",
+    "alembic_audit, sparse_columns",
+    SYSTEMS["row"].install,
+    {"level": "row", "sparse_columns": ("doc",)},
+)
 CAP = 60.0
 
 
@@ -39,7 +45,7 @@ def groups() -> Iterator[Group]:
     for factor, shape in FACTORS.items():
         yield Group(factor, shape, compared, _work(10_000, 60, 9), CAP)
     updates = [each for each in _work(1000, 60, 9) if each[0].operation == "update"]
-    yield Group("8 kB value", LARGE, compared, updates, CAP)
+    yield Group("8 kB value", LARGE, [*compared, SPARSE], updates, CAP)
 
 
 def quick_groups() -> Iterator[Group]:

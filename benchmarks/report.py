@@ -91,6 +91,15 @@ def ratio(results: Results, factor: str, workload: str, system: str) -> str:
     return f"{statistics.median(values):.2f}" if values else MISSING
 
 
+def unaudited(results: Results, factor: str, workload: str, system: str) -> str:
+    """How many times the CPU of no audit a system needs, paired by round."""
+    cell = _cell(results, factor, workload)
+    if cell is None or "cpu" not in cell.get(system, {}):
+        return MISSING
+    pairs = zip(cell[system]["cpu"], cell["none"]["cpu"], strict=True)
+    return f"{statistics.median(a / b for a, b in pairs):.1f}"
+
+
 def difference(results: Results, workload: str, system: str, other: str) -> str:
     """Microseconds that a system needs more than another, paired by round, with its interval."""
     cell = _cell(results, "base", workload)
@@ -231,6 +240,7 @@ FIGURES: dict[str, Callable[..., str]] = {
         reading,
         rounds,
         sizes,
+        unaudited,
     )
 }
 
