@@ -7,7 +7,7 @@ ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-real matrix lint clean
+.PHONY: help demo test test-real matrix bench lint clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ test-real: $(VENV)/real.stamp ## Audit another project's models under its own wo
 
 matrix: $(VENV)/test.stamp ## Run the core tests on old and new versions of everything; ARGS="14 3.10" picks
 	@$(RUN) -m tools.matrix $(ARGS)
+
+bench: $(VENV)/bench.stamp ## Measure what an audit costs, and write docs/performance.md; ARGS=--quick
+	@$(RUN) -m benchmarks $(ARGS)
 
 lint: $(VENV)/lint.stamp ## Check style and types
 	@$(RUN) -m ruff check

@@ -1,0 +1,53 @@
+"""What is measured with what."""
+
+from collections.abc import Iterator
+
+from benchmarks.measure import Group
+from benchmarks.systems import LIMIT, SYSTEMS, System
+from benchmarks.tables import Shape
+from benchmarks.workloads import Workload, some
+
+OURS = ["statement", "row"]
+COMPARED = ["none", LIMIT, *OURS]
+
+FACTORS = {
+    "60 columns": Shape(columns=60),
+    "2 settings": Shape(settings=2),
+    "5 settings": Shape(settings=5),
+    "no index": Shape(options={"indexes": ()}),
+    "5 million records": Shape(history=5_000_000),
+}
+"""One difference to the base cell each, for ours and the limit."""
+
+LARGE = Shape(large=True)
+SPARSE = System(
+    "sparse",
+    "alembic_audit, sparse_columns",
+    SYSTEMS["row"].install,
+    {"level": "row", "sparse_columns": ("doc",)},
+)
+CAP = 60.0
+
+
+def _work(bulk: int, single_rounds: int, bulk_rounds: int) -> list[tuple[Workload, int]]:
+    return [
+        (workload, single_rounds if workload.rows == 1 else bulk_rounds)
+        for workload in some(bulk).values()
+    ]
+
+
+def groups() -> Iterator[Group]:
+    """Yield what the real run measures."""
+    every = list(SYSTEMS.values())
+    compared = [SYSTEMS[name] for name in COMPARED]
+    # Single rows are judged by their paired difference, to 0.3 microseconds.
+    yield Group("base", Shape(), every, _work(10_000, 300, 15), CAP)
+    for factor, shape in FACTORS.items():
+        yield Group(factor, shape, compared, _work(10_000, 60, 9), CAP)
+    updates = [each for each in _work(1000, 60, 9) if each[0].operation == "update"]
+    yield Group("8 kB value", LARGE, [*compared, SPARSE], updates, CAP)
+
+
+def quick_groups() -> Iterator[Group]:
+    """Yield the base cell with fewer rows and rounds, to see that everything runs."""
+    yield Group("base", Shape(), list(SYSTEMS.values()), _work(200, 2, 2), 5)

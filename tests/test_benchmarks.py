@@ -1,0 +1,86 @@
+"""The benchmarks run, and every figure on the page about speed comes out of the results."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__, chart, report
+from benchmarks.systems import SYSTEMS
+
+RESULTS = json.loads(__main__.RESULTS.read_text())
+PEERS = sorted({system.package for system in SYSTEMS.values() if system.package})
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_quick_run_measures_every_system_in_every_cell(tmp_path: Path) -> None:
+    """`python -m benchmarks --quick` fills a result file that the page can be made of."""
+    for package in PEERS:
+        pytest.importorskip(package.replace("-", "_").lower())
+    path = tmp_path / "results.json"
+    __main__.main(["--quick", "--results", str(path)])
+    results = json.loads(path.read_text())
+    base = [cell for cell in results["cells"] if cell["factor"] == "base"]
+    assert 7 == len(base)
+    for cell in base:
+        assert set(SYSTEMS) == set(cell["systems"])
+        for times in cell["systems"].values():
+            assert "over_cap_s" in times or all(each > 0 for each in times["cpu"] + times["wall"])
+    assert {"cells", "clients", "machine", "reading", "sizes"} == set(results)
+    assert "{" not in report.page(results, report.TEMPLATE.read_text())
+    assert report.picture(results).count("<circle") > len(SYSTEMS)
+
+
+def test_the_page_is_made_of_the_committed_results() -> None:
+    """Page and chart are those that the committed results give."""
+    page = (report.DOCS / "performance.md").read_text()
+    assert report.page(RESULTS, report.TEMPLATE.read_text()) == page
+    assert report.picture(RESULTS) == (report.DOCS / "performance.svg").read_text()
+
+
+def test_no_figure_is_written_by_hand() -> None:
+    """The template holds no measured number: no decimals, percentages or microseconds."""
+    template = report.TEMPLATE.read_text()
+    assert ["95 %"] == re.findall(r"\d+\.\d+|\d+ ?%|\d+ ?µs|\d+ ?ms", template)
+
+
+def test_results_name_no_host_and_no_path() -> None:
+    """What is committed tells the machine's kind, not its name or where things are."""
+    text = __main__.RESULTS.read_text()
+    assert [] == re.findall(r'"[^"]*/(?:home|tmp|root|usr|work)\b[^"]*"', text)
+    assert {
+        "cores",
+        "cpu",
+        "date",
+        "kernel",
+        "load",
+        "packages",
+        "postgresql",
+        "python",
+        "settings",
+    } == set(RESULTS["machine"])
+
+
+def test_the_interval_is_that_of_the_order() -> None:
+    """Of nine values the second and the eighth hold the median with more than 95 %."""
+    assert (5, 2, 8) == report.interval([9, 1, 8, 2, 7, 3, 6, 4, 5])
+
+
+def test_parts_that_are_measured_again_replace_the_former_ones() -> None:
+    """--only keeps the other cells of the result file."""
+
+    def cell(factor: str, workload: str, number: int) -> dict[str, object]:
+        return {"factor": factor, "workload": workload, "systems": {"none": {"cpu": [number]}}}
+
+    old = {"machine": {"cores": 1}, "cells": [cell("base", "a", 1), cell("base", "b", 1)]}
+    new = {"machine": {"cores": 2}, "cells": [cell("base", "b", 2)]}
+    expected = {"machine": {"cores": 2}, "cells": [cell("base", "a", 1), cell("base", "b", 2)]}
+    assert expected == report.merged(old, new)
+
+
+def test_a_chart_shows_no_dot_where_nothing_was_measured() -> None:
+    """A series has a dot in the legend and one for each value; names are escaped."""
+    drawn = chart.dots(["a", "b"], {"<x>": [(1.0, 1.1, 1.2), None]}, "title")
+    assert 2 == drawn.count("<circle")
+    assert "&lt;x&gt;" in drawn
