@@ -27,7 +27,7 @@ def models(
             metadata,
             sa.Column("id", sa.Integer, primary_key=True),
             *(sa.Column(column, sa.Text) for column in columns),
-            info={"audit.options": {"enabled": audited}},
+            info={"audit.options": {"enabled": audited, "level": "row"}},
         )
     return metadata
 

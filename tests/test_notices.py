@@ -30,7 +30,7 @@ def models(
             sa.Column("id", sa.Integer, primary_key=True),
             *(sa.Column(column, sa.Text) for column in columns),
             schema=schema,
-            info={"audit.options": {"enabled": True, **options}} if audited else {},
+            info={"audit.options": {"enabled": True, "level": "row", **options}} if audited else {},
         )
     return metadata
 

@@ -13,9 +13,10 @@ from tests.conftest import Database
 from tests.project import Project
 
 AUDITED: dict[str, Any] = {"info": {"audit.options": {"enabled": True}}}
+BY_ROW: dict[str, Any] = {"info": {"audit.options": {"enabled": True, "level": "row"}}}
 
 
-def models(*columns: Any) -> sa.MetaData:
+def models(*columns: Any, audited: dict[str, Any] = AUDITED) -> sa.MetaData:
     """Return models with one audited table, `account`."""
     metadata = sa.MetaData()
     sa.Table(
@@ -24,7 +25,7 @@ def models(*columns: Any) -> sa.MetaData:
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("n", sa.Integer),
         *columns,
-        **AUDITED,
+        **audited,
     )
     return metadata
 
@@ -34,6 +35,14 @@ def project(tmp_path: Path, database: Database) -> Project:
     """A project in which `account` is migrated, and was down and up again."""
     made = Project(tmp_path, database)
     rounds.migrate(made, models())
+    return made
+
+
+@pytest.fixture
+def by_row(tmp_path: Path, database: Database) -> Project:
+    """The same at row level, for what another AFTER ROW trigger does."""
+    made = Project(tmp_path, database)
+    rounds.migrate(made, models(audited=BY_ROW))
     return made
 
 
@@ -301,9 +310,9 @@ def test_before_trigger(project: Project) -> None:
 
 
 @pytest.mark.parametrize("name", ["aa", "zz", "Zz"])
-def test_after_trigger(project: Project, name: str) -> None:
+def test_after_trigger(by_row: Project, name: str) -> None:
     """A change that an AFTER trigger makes is recorded after the one that caused it."""
-    project.execute(
+    by_row.execute(
         *trigger(
             "IF NEW.n < 3 THEN UPDATE account SET n = n + 1 WHERE id = NEW.id; END IF; "
             "RETURN NULL;",
@@ -312,30 +321,30 @@ def test_after_trigger(project: Project, name: str) -> None:
         ),
         "INSERT INTO account VALUES (1, 1)",
     )
-    assert [("I", 1, 1), ("U", 1, 2), ("U", 1, 3)] == trail(project)
-    assert replayed(project)
+    assert [("I", 1, 1), ("U", 1, 2), ("U", 1, 3)] == trail(by_row)
+    assert replayed(by_row)
 
 
-def test_after_trigger_of_an_earlier_row(project: Project) -> None:
+def test_after_trigger_of_an_earlier_row(by_row: Project) -> None:
     """The exception: in a statement of many rows, an AFTER trigger of an earlier row comes first.
 
     It runs before the trail's own trigger sees the later row: the UPDATE of row 2 stands before its
     INSERT. Every change is there, and the later record holds the row as it was inserted.
     """
-    project.execute(
+    by_row.execute(
         *trigger(
             "IF NEW.id = 1 THEN UPDATE account SET n = 9 WHERE id = 2; END IF; RETURN NULL;",
             when="AFTER INSERT",
         ),
         "INSERT INTO account VALUES (1, 1), (2, 2)",
     )
-    assert [("I", 1, 1), ("U", 2, 9), ("I", 2, 2)] == trail(project)
-    assert [(1, 1), (2, 9)] == project.rows("SELECT id, n FROM account ORDER BY id")
+    assert [("I", 1, 1), ("U", 2, 9), ("I", 2, 2)] == trail(by_row)
+    assert [(1, 1), (2, 9)] == by_row.rows("SELECT id, n FROM account ORDER BY id")
 
 
-def test_deferred_trigger(project: Project) -> None:
+def test_deferred_trigger(by_row: Project) -> None:
     """A constraint trigger that writes at the end of the transaction is recorded there."""
-    project.execute(
+    by_row.execute(
         "CREATE FUNCTION zz() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         "UPDATE account SET n = 0 WHERE id = NEW.id; RETURN NULL; END $$",
         "CREATE CONSTRAINT TRIGGER zz AFTER INSERT ON account INITIALLY DEFERRED "
@@ -343,7 +352,7 @@ def test_deferred_trigger(project: Project) -> None:
         "INSERT INTO account VALUES (1, 1)",
         "INSERT INTO account VALUES (2, 2)",
     )
-    assert [("I", 1, 1), ("I", 2, 2), ("U", 1, 0), ("U", 2, 0)] == trail(project)
+    assert [("I", 1, 1), ("I", 2, 2), ("U", 1, 0), ("U", 2, 0)] == trail(by_row)
 
 
 def test_rules_and_views(project: Project) -> None:

@@ -113,7 +113,7 @@ def test_one_migration_for_three_tenants(tenants: Tenants) -> None:
         tenants.use(tenant).check(one())
     first, *others = (tenants.objects()[tenant] for tenant in TENANTS)
     assert ("functions", "public_account_audit()") in first
-    assert ("triggers", "account.00_audit_account") in first
+    assert ("triggers", "account.00_audit_account_update") in first
     assert others == [first, first]
     assert set() == tenants.objects()["public"]
 
@@ -152,7 +152,7 @@ def test_drift_of_one_tenant_is_that_tenants(tenants: Tenants) -> None:
     for tenant in TENANTS:
         tenants.use(tenant).upgrade()
     table = f"{quote(TENANTS[1])}.account".replace("%", "%%")
-    tenants.project.execute(f'ALTER TABLE {table} DISABLE TRIGGER "00_audit_account"')
+    tenants.project.execute(f'ALTER TABLE {table} DISABLE TRIGGER "00_audit_account_update"')
     for tenant in (TENANTS[0], TENANTS[2]):
         tenants.use(tenant).check(one())
     with pytest.raises(CommandError, match=r'on "Ben %x"\."account" is in state DISABLE'):
@@ -169,7 +169,7 @@ def test_schema_translate_map_there_and_back(tenants: Tenants) -> None:
     for tenant in TENANTS:
         tenants.use(tenant).upgrade()
     made = tenants.objects()
-    assert ("triggers", "account.00_audit_account") in made[TENANTS[0]]
+    assert ("triggers", "account.00_audit_account_update") in made[TENANTS[0]]
     assert made[TENANTS[0]] == made[TENANTS[1]] == made[TENANTS[2]]
     for tenant in TENANTS:
         table = f"{quote(tenant)}.account".replace("%", "%%")

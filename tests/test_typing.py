@@ -114,7 +114,7 @@ def generated(path: Path, database: Database) -> list[Path]:
         connection.exec_driver_sql("CREATE SCHEMA other")
     project.migrate(first(), "0001")
     with database.engine.begin() as connection:
-        connection.exec_driver_sql('ALTER TABLE account DISABLE TRIGGER "00_audit_account"')
+        connection.exec_driver_sql('ALTER TABLE account DISABLE TRIGGER "00_audit_account_update"')
     project.migrate(second(), "0002")
     project.migrate(sa.MetaData(), "0003")
     files = sorted((path / "migrations" / "versions").glob("*.py"))
