@@ -56,14 +56,14 @@ def wait_until_it_waits(engine: sa.Engine) -> None:
     raise AssertionError("nothing waits")
 
 
-def race(project: Project, first: str, second: str) -> int:
+def race(project: Project, first: str, second: str, down: bool = False) -> int:
     """Run a transaction of two statements with the migration between them; count deadlocks."""
     deadlocks = 0
     with project.engine.connect() as writer:
         writer.exec_driver_sql("SET deadlock_timeout = '50ms'")
         writer.exec_driver_sql(first)
         with ThreadPoolExecutor(1) as pool:
-            migration = pool.submit(project.upgrade)
+            migration = pool.submit(project.downgrade if down else project.upgrade)
             wait_until_it_waits(project.engine)
             try:
                 writer.exec_driver_sql(second)
@@ -131,6 +131,57 @@ def test_no_deadlock(name: str, locked: bool, tmp_path: Path, database: Database
     if locked:
         project.check(after)
         assert 1 == project.rows("SELECT count(*) FROM account")[0][0]
+
+
+def with_receipt(receipt: bool, audited: bool = True) -> sa.MetaData:
+    metadata = models("email")
+    if receipt:
+        sa.Table(
+            "receipt",
+            metadata,
+            sa.Column("id", sa.Integer, primary_key=True),
+            sa.Column("account_id", sa.ForeignKey("account.id")),
+            sa.Column("invoice_id", sa.ForeignKey("invoice.id")),
+            info={"audit.options": {"enabled": audited}},
+        )
+    return metadata
+
+
+@pytest.mark.parametrize("locked", [True, False], ids=["locked", "control"])
+@pytest.mark.parametrize("down", [True, False], ids=["downgrade", "upgrade"])
+def test_a_table_that_goes_with_its_foreign_keys(
+    down: bool, locked: bool, tmp_path: Path, database: Database
+) -> None:
+    """An audited table that is dropped takes those that it refers to: all are locked first."""
+    project = Project(tmp_path, database)
+    project.migrate(with_receipt(not down))
+    text = project.revision(with_receipt(down))
+    tables = "['account', 'invoice', 'receipt']"
+    assert 1 == text.count(f"op.lock_audited_tables({tables}, mode='ACCESS EXCLUSIVE')")
+    if not locked:
+        project.edit(without_lock)
+    if down:
+        project.upgrade()
+
+    # A writer who has the parent and goes on to the child.
+    deadlocks = race(
+        project, "INSERT INTO account VALUES (1, 'a')", "SELECT count(*) FROM receipt", down
+    )
+
+    assert (0 if locked else 1) == deadlocks
+
+
+def test_new_table_with_two_foreign_keys(tmp_path: Path, database: Database) -> None:
+    """A new table, audited or not, locks the tables that it refers to together."""
+    for audited in (True, False):
+        path = tmp_path / str(audited)
+        path.mkdir()
+        project = Project(path, database)
+        project.migrate(with_receipt(False))
+        text = project.migrate(with_receipt(True, audited))
+        up = text[: text.index("def downgrade")]
+        assert "op.lock_audited_tables(['account', 'invoice'], mode='ACCESS EXCLUSIVE')" in up
+        project.downgrade("base")
 
 
 def test_under_load(tmp_path: Path, database: Database) -> None:
