@@ -13,6 +13,7 @@ from alembic.util import CommandError
 
 from alembic_audit.errors import SpecError
 from alembic_audit.operations import LockAuditedTablesOp
+from alembic_audit.sql import locks
 from tests.conftest import Database
 from tests.project import Project
 
@@ -182,6 +183,54 @@ def test_new_table_with_two_foreign_keys(tmp_path: Path, database: Database) -> 
         up = text[: text.index("def downgrade")]
         assert "op.lock_audited_tables(['account', 'invoice'], mode='ACCESS EXCLUSIVE')" in up
         project.downgrade("base")
+
+
+def without_sequences(text: str) -> str:
+    """Return a revision that does not lock sequences: SHARE ROW EXCLUSIVE does not need to."""
+    return text.replace("mode='ACCESS EXCLUSIVE'", "mode='SHARE ROW EXCLUSIVE'")
+
+
+@pytest.mark.parametrize("locked", [True, False], ids=["locked", "control"])
+def test_write_rolled_back_to_a_savepoint(locked: bool, tmp_path: Path, database: Database) -> None:
+    """Such a writer has given the tables back, and not the sequence, which is renamed."""
+    project = Project(tmp_path, database)
+    project.migrate(models("email"))
+    project.revision(models("email", audit_table="%(table_name)s_history"))
+    if not locked:
+        project.edit(without_sequences)
+
+    deadlocks = race(
+        project,
+        "SAVEPOINT a; INSERT INTO invoice VALUES (1, 'a'); ROLLBACK TO a",
+        "INSERT INTO account VALUES (1, 'a')",
+    )
+
+    assert (0 if locked else 1) == deadlocks
+
+
+def test_sequences_of_somebody_else(tmp_path: Path, database: Database) -> None:
+    """Who may lock a table and does not own its sequence locks the table."""
+    role = f"{database.name}_locker"
+    project = Project(tmp_path, database)
+    project.migrate(models("email"))
+    statement = locks.lock(["account", "account_audit"], "ACCESS EXCLUSIVE")
+    project.execute(
+        f"CREATE ROLE {role}",
+        f"GRANT UPDATE ON account_audit, account TO {role}",
+    )
+    try:
+        with project.engine.connect() as connection:
+            connection.exec_driver_sql(f"SET LOCAL ROLE {role}")
+            connection.exec_driver_sql("SET LOCAL lock_timeout = '7s'")
+            connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+            locked = connection.exec_driver_sql(
+                "SELECT relation::regclass::text FROM pg_locks WHERE mode = 'AccessExclusiveLock'"
+                " AND pid = pg_backend_pid() AND locktype = 'relation' ORDER BY 1"
+            ).all()
+            assert [("account",), ("account_audit",)] == [tuple(row) for row in locked]
+            assert "7s" == connection.exec_driver_sql("SHOW lock_timeout").scalar_one()
+    finally:
+        project.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
 def test_under_load(tmp_path: Path, database: Database) -> None:
