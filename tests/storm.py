@@ -12,8 +12,8 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,6 +159,12 @@ def revisions(project: Project, after_each: Callable[[], None] = lambda: None) -
     return made
 
 
+def last() -> sa.MetaData:
+    """Return the models of the last revision."""
+    *_, arguments = _stages()
+    return models(**arguments)
+
+
 # -- the writers -------------------------------------------------------------------------------
 
 Key = tuple[str, str, int | None, int | None, int | None]
@@ -243,7 +249,7 @@ class Writer:
 
     # What it knows of the schema; the application's own part in a migration.
     mail, note, receipt = "email", False, False
-    pause = 0.4  # seconds at most; on average half of it
+    pause = 0.0
 
     def number(self) -> int:
         """Return a number that nobody else has."""
@@ -416,7 +422,7 @@ class Writer:
         self._run(connection, noted, table, kind, statement, values, values.get("note"))
 
     def _update(
-        self, connection: sa.Connection, noted: Transaction, table: str, ids: list[int] = []
+        self, connection: sa.Connection, noted: Transaction, table: str, ids: Sequence[int] = ()
     ) -> None:
         ids = ids or self._own(connection, table, 5)
         values = self._values(connection, table, self.number()) if ids else None
@@ -425,7 +431,13 @@ class Writer:
         sets = ", ".join(f"{name} = :{name}" for name in values)
         statement = f"UPDATE {table} SET {sets} WHERE id = ANY(:ids)"
         self._run(
-            connection, noted, table, "U", statement, values | {"ids": ids}, values.get("note")
+            connection,
+            noted,
+            table,
+            "U",
+            statement,
+            values | {"ids": list(ids)},
+            values.get("note"),
         )
 
     def _touch(self, connection: sa.Connection, noted: Transaction, table: str) -> None:
@@ -493,16 +505,25 @@ class Writers:
     Args:
         database: What they write.
         each: How many for each level.
+        pause: For how many seconds each rests at most between two transactions.
         may_lose_connection: The server is going to be killed.
     """
 
-    def __init__(self, database: Database, each: int, *, may_lose_connection: bool = False) -> None:
+    def __init__(
+        self,
+        database: Database,
+        each: int,
+        *,
+        pause: float = 0.4,
+        may_lose_connection: bool = False,
+    ) -> None:
         self.stop = threading.Event()
         self.writers = [
             Writer(number, database.url(DRIVERS[number % 2]), LEVELS[number // each], self.stop)
             for number in range(each * len(LEVELS))
         ]
         for writer in self.writers:
+            writer.pause = pause
             writer.may_lose_connection = may_lose_connection
         self.threads = [threading.Thread(target=one.run, daemon=True) for one in self.writers]
 
@@ -515,6 +536,12 @@ class Writers:
         self.stop.set()
         for thread in self.threads:
             thread.join(60)
+
+    def wait(self, count: int) -> None:
+        """Return when so many transactions more are committed, or a writer failed."""
+        until = self.seen()["committed"] + count
+        while self.seen()["committed"] < until and not self.failures:
+            time.sleep(0.01)
 
     @property
     def failures(self) -> list[str]:
@@ -541,24 +568,29 @@ class Trails:
 
 def read(engine: sa.Engine) -> Trails:
     """Read all trails and tables, under whatever names they have."""
-    found = Trails()
     with engine.connect() as connection:
-        for table in TABLES:
-            names = [f"{table}_audit", f"{table}_history"]
-            trails = [name for name in names if _is_there(connection, name)]
-            assert len(trails) < 2, "a trail began twice"
-            found.records[table] = [
-                dict(row)
-                for name in trails
-                for row in connection.execute(
-                    sa.text(f"SELECT * FROM {name} ORDER BY audit_id")
-                ).mappings()
-            ]
-            seen = "seen" if table == "account" else "NULL"
-            found.rows[table] = {}
-            if _is_there(connection, table):
-                rows = connection.execute(sa.text(f"SELECT id, stamp, {seen} FROM {table}"))
-                found.rows[table] = {number: (stamp, seen) for number, stamp, seen in rows}
+        return read_by(connection)
+
+
+def read_by(connection: sa.Connection) -> Trails:
+    """Read them in a transaction."""
+    found = Trails()
+    for table in TABLES:
+        names = [f"{table}_audit", f"{table}_history"]
+        trails = [name for name in names if _is_there(connection, name)]
+        assert len(trails) < 2, "a trail began twice"
+        found.records[table] = [
+            dict(row)
+            for name in trails
+            for row in connection.execute(
+                sa.text(f"SELECT * FROM {name} ORDER BY audit_id")
+            ).mappings()
+        ]
+        seen = "seen" if table == "account" else "NULL"
+        found.rows[table] = {}
+        if _is_there(connection, table):
+            rows = connection.execute(sa.text(f"SELECT id, stamp, {seen} FROM {table}"))
+            found.rows[table] = {number: (stamp, seen) for number, stamp, seen in rows}
     return found
 
 
