@@ -27,20 +27,6 @@ DRIVERS = ("psycopg2", "psycopg")
 """psycopg prepares a statement at its fifth execution, and keeps the plan over the migrations."""
 
 TABLES = ("account", "invoice", "receipt")
-LOST = (
-    "server closed the connection",
-    "connection to server",
-    "connection failed",
-    "connection is closed",
-    "connection already closed",
-    "consuming input failed",
-    "terminating connection",
-    "SSL connection has been closed",
-    "the connection is lost",
-    "the database system is",
-)
-"""What drivers say of a server that is killed, or that recovers."""
-
 HOT = (1, 2, 3)
 """Rows of `account` that all writers update; every other row belongs to one writer."""
 
@@ -293,10 +279,8 @@ class Writer:
     def _failed(self, error: sa.exc.DBAPIError, noted: Transaction | None) -> None:
         """Go on after an error that is not ours, else raise it."""
         diag = getattr(error.orig, "diag", None)
-        state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
-        if error.connection_invalidated or (self.may_lose_connection and is_lost(error)):
-            if not self.may_lose_connection:
-                raise error
+        state = sqlstate(error)
+        if self.may_lose_connection and is_lost(error):
             self.seen["connection lost"] += 1
             self.engine.dispose()
             self.stop.wait(0.05)
@@ -494,9 +478,17 @@ class Writer:
             del noted.writes[count:]
 
 
+def sqlstate(error: sa.exc.DBAPIError) -> str | None:
+    """Return what the server called an error; None is one of the driver, of a connection mostly."""
+    return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+
+
 def is_lost(error: sa.exc.DBAPIError) -> bool:
     """Return whether there is no server at the other end of a connection any more."""
-    return any(one in str(error.orig) for one in LOST)
+    state = sqlstate(error)
+    if state is None:
+        return not isinstance(error, sa.exc.ProgrammingError | sa.exc.DataError)
+    return state in ("57P01", "57P02", "57P03")  # it shuts down, crashed, cannot connect now
 
 
 class Writers:
