@@ -233,6 +233,20 @@ def test_sequences_of_somebody_else(tmp_path: Path, database: Database) -> None:
         project.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
+@pytest.mark.parametrize("each", [True, False], ids=["transaction_per_migration", "control"])
+def test_several_revisions_in_one_upgrade(each: bool, tmp_path: Path, database: Database) -> None:
+    """Each locks first, and in a transaction of its own holds no lock then."""
+    project = Project(tmp_path, database, transaction_per_migration=each)
+    project.migrate(models("email", audited=False))
+    project.migrate(models("email"))
+    project.migrate(models("email", "note"))
+    project.downgrade("0001")
+
+    deadlocks = race(project, "SELECT * FROM account", "INSERT INTO account VALUES (1, 'a')")
+
+    assert (0 if each else 1) == deadlocks
+
+
 def test_under_load(tmp_path: Path, database: Database) -> None:
     """Writers that read, then write both tables in any order, go on through ups and downs."""
     project = Project(tmp_path, database)
