@@ -6,8 +6,8 @@ whether there was a trail. `compare` holds the notes against the trails, and the
 tables.
 """
 
+from tests.storm.models import last, revisions
 from tests.storm.notes import HOT, Transaction, compare, read, read_by
-from tests.storm.revisions import last, revisions
 from tests.storm.writers import LEVELS, Writer, Writers, is_lost
 
 __all__ = [
