@@ -46,6 +46,7 @@ class Writer:
 
     # What it knows of the schema; the application's own part in a migration.
     mail, note, receipt = "email", False, False
+    stale = False
     pause = 0.0
 
     def number(self) -> int:
@@ -103,14 +104,13 @@ class Writer:
             self.seen["serialization failure"] += 1
         elif state in ("42703", "42P01") and "PL/pgSQL" not in context and self._skew(error):
             self.seen["schema changed"] += 1
+            self.stale = True
         else:
             raise error
 
     def _skew(self, error: sa.exc.DBAPIError) -> bool:
-        """Return whether a statement named what a migration took away, and look what there is."""
+        """Return whether a statement named what a migration took away."""
         said = str(error.orig).splitlines()[0]
-        with self.engine.connect() as connection:
-            self._look(connection)
         return any(f'"{name}"' in said for name in ("mail", "email", "note", "receipt"))
 
     def _look(self, connection: sa.Connection) -> None:
@@ -133,8 +133,9 @@ class Writer:
     # -- what is written ----------------------------------------------------------------------
 
     def _work(self, connection: sa.Connection, noted: Transaction) -> None:
-        if self.count % 10 == 0:
+        if self.stale or self.count % 10 == 0:
             self._look(connection)
+            self.stale = False
         connection.execute(
             sa.text("SELECT set_config('audit.who', :name, true)"), {"name": self.name}
         )
