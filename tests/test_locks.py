@@ -13,6 +13,7 @@ from alembic.util import CommandError
 
 from alembic_audit.errors import SpecError
 from alembic_audit.operations import LockAuditedTablesOp
+from alembic_audit.sql import locks
 from tests.conftest import Database
 from tests.project import Project
 
@@ -56,14 +57,14 @@ def wait_until_it_waits(engine: sa.Engine) -> None:
     raise AssertionError("nothing waits")
 
 
-def race(project: Project, first: str, second: str) -> int:
+def race(project: Project, first: str, second: str, down: bool = False) -> int:
     """Run a transaction of two statements with the migration between them; count deadlocks."""
     deadlocks = 0
     with project.engine.connect() as writer:
         writer.exec_driver_sql("SET deadlock_timeout = '50ms'")
         writer.exec_driver_sql(first)
         with ThreadPoolExecutor(1) as pool:
-            migration = pool.submit(project.upgrade)
+            migration = pool.submit(project.downgrade if down else project.upgrade)
             wait_until_it_waits(project.engine)
             try:
                 writer.exec_driver_sql(second)
@@ -131,6 +132,119 @@ def test_no_deadlock(name: str, locked: bool, tmp_path: Path, database: Database
     if locked:
         project.check(after)
         assert 1 == project.rows("SELECT count(*) FROM account")[0][0]
+
+
+def with_receipt(receipt: bool, audited: bool = True) -> sa.MetaData:
+    metadata = models("email")
+    if receipt:
+        sa.Table(
+            "receipt",
+            metadata,
+            sa.Column("id", sa.Integer, primary_key=True),
+            sa.Column("account_id", sa.ForeignKey("account.id")),
+            sa.Column("invoice_id", sa.ForeignKey("invoice.id")),
+            info={"audit.options": {"enabled": audited}},
+        )
+    return metadata
+
+
+@pytest.mark.parametrize("locked", [True, False], ids=["locked", "control"])
+@pytest.mark.parametrize("down", [True, False], ids=["downgrade", "upgrade"])
+def test_a_table_that_goes_with_its_foreign_keys(
+    down: bool, locked: bool, tmp_path: Path, database: Database
+) -> None:
+    """An audited table that is dropped takes those that it refers to: all are locked first."""
+    project = Project(tmp_path, database)
+    project.migrate(with_receipt(not down))
+    text = project.revision(with_receipt(down))
+    tables = "['account', 'invoice', 'receipt']"
+    assert 1 == text.count(f"op.lock_audited_tables({tables}, mode='ACCESS EXCLUSIVE')")
+    if not locked:
+        project.edit(without_lock)
+    if down:
+        project.upgrade()
+
+    # A writer who has the parent and goes on to the child.
+    deadlocks = race(
+        project, "INSERT INTO account VALUES (1, 'a')", "SELECT count(*) FROM receipt", down
+    )
+
+    assert (0 if locked else 1) == deadlocks
+
+
+def test_new_table_with_two_foreign_keys(tmp_path: Path, database: Database) -> None:
+    """A new table, audited or not, locks the tables that it refers to together."""
+    for audited in (True, False):
+        path = tmp_path / str(audited)
+        path.mkdir()
+        project = Project(path, database)
+        project.migrate(with_receipt(False))
+        text = project.migrate(with_receipt(True, audited))
+        up = text[: text.index("def downgrade")]
+        assert "op.lock_audited_tables(['account', 'invoice'], mode='ACCESS EXCLUSIVE')" in up
+        project.downgrade("base")
+
+
+def without_sequences(text: str) -> str:
+    """Return a revision that does not lock sequences: SHARE ROW EXCLUSIVE does not need to."""
+    return text.replace("mode='ACCESS EXCLUSIVE'", "mode='SHARE ROW EXCLUSIVE'")
+
+
+@pytest.mark.parametrize("locked", [True, False], ids=["locked", "control"])
+def test_write_rolled_back_to_a_savepoint(locked: bool, tmp_path: Path, database: Database) -> None:
+    """Such a writer has given the tables back, and not the sequence, which is renamed."""
+    project = Project(tmp_path, database)
+    project.migrate(models("email"))
+    project.revision(models("email", audit_table="%(table_name)s_history"))
+    if not locked:
+        project.edit(without_sequences)
+
+    deadlocks = race(
+        project,
+        "SAVEPOINT a; INSERT INTO invoice VALUES (1, 'a'); ROLLBACK TO a",
+        "INSERT INTO account VALUES (1, 'a')",
+    )
+
+    assert (0 if locked else 1) == deadlocks
+
+
+def test_sequences_of_somebody_else(tmp_path: Path, database: Database) -> None:
+    """Who may lock a table and does not own its sequence locks the table."""
+    role = f"{database.name}_locker"
+    project = Project(tmp_path, database)
+    project.migrate(models("email"))
+    statement = locks.lock(["account", "account_audit"], "ACCESS EXCLUSIVE")
+    project.execute(
+        f"CREATE ROLE {role}",
+        f"GRANT UPDATE ON account_audit, account TO {role}",
+    )
+    try:
+        with project.engine.connect() as connection:
+            connection.exec_driver_sql(f"SET LOCAL ROLE {role}")
+            connection.exec_driver_sql("SET LOCAL lock_timeout = '7s'")
+            connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+            locked = connection.exec_driver_sql(
+                "SELECT relation::regclass::text FROM pg_locks WHERE mode = 'AccessExclusiveLock'"
+                " AND pid = pg_backend_pid() AND locktype = 'relation' ORDER BY 1"
+            ).all()
+            assert [("account",), ("account_audit",)] == [tuple(row) for row in locked]
+            assert "7s" == connection.exec_driver_sql("SHOW lock_timeout").scalar_one()
+    finally:
+        project.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("each", [True, False], ids=["transaction_per_migration", "control"])
+def test_several_revisions_in_one_upgrade(each: bool, tmp_path: Path, database: Database) -> None:
+    """Each locks first, and in a transaction of its own holds no lock then."""
+    project = Project(tmp_path, database, transaction_per_migration=each)
+    project.migrate(models("email", audited=False))
+    project.migrate(models("email"))
+    project.migrate(models("email", "note"))
+    project.downgrade("0001")
+
+    deadlocks = race(project, "SELECT * FROM account", "INSERT INTO account VALUES (1, 'a')")
+
+    assert (0 if each else 1) == deadlocks
 
 
 def test_under_load(tmp_path: Path, database: Database) -> None:

@@ -381,3 +381,36 @@ def test_root_without_user_namespaces(monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert (directory / "data").stat().st_uid == postgres.NOBODY
         assert running.run("psql", "-AXtc", "SELECT 1") == "1\n"
     assert not directory.exists()
+
+
+@external
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="crash() needs /proc")
+def test_crash() -> None:
+    """A killed server recovers: what was committed is there, what was not is gone."""
+    with postgres.server(fsync="on", full_page_writes="on") as running:
+        engine = create_engine(running.url())
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE mark AS SELECT 1 AS number"))
+        with engine.connect() as connection:
+            started = connection.scalar(text("SELECT pg_postmaster_start_time()"))
+            connection.execute(text("INSERT INTO mark VALUES (2)"))
+            running.crash()
+            with pytest.raises(OperationalError):
+                connection.execute(text("INSERT INTO mark VALUES (3)"))
+        engine.dispose()
+        with engine.connect() as connection:
+            assert [1] == list(connection.scalars(text("TABLE mark")))
+            assert started < connection.scalar(text("SELECT pg_postmaster_start_time()"))
+        engine.dispose()
+        directory = Path(str(running.url().query["host"]))
+        log = (directory / "log").read_text()
+        assert "automatic recovery in progress" in log
+    assert not directory.exists()
+
+
+def test_crash_of_an_external_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that was not started here is not killed."""
+    address = server.url().render_as_string(hide_password=False)
+    monkeypatch.setenv("ALEMBIC_AUDIT_TEST_URL", address)
+    with postgres.server() as found, pytest.raises(ServerError, match="not killed here"):
+        found.crash()

@@ -25,6 +25,7 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -214,6 +215,7 @@ class Server:
     cluster: Cluster | None
     _base: URL = field(repr=False)
     _admin: Engine = field(repr=False)
+    _process: "_Process | None" = field(default=None, repr=False)
     _created: set[str] = field(default_factory=set, repr=False)
 
     def url(
@@ -270,6 +272,22 @@ class Server:
             raise ServerError(f"database {name!r} was not created here, so it is not dropped here")
         self._run(f"DROP DATABASE IF EXISTS {self._quote(name)} WITH (FORCE)")
         self._created.remove(name)
+
+    def crash(self) -> None:
+        """Kill the server and all of its processes at once, then start it and let it recover.
+
+        SIGKILL, as when the machine loses power; but the kernel keeps what was written to files,
+        synced or not. Every connection is lost.
+
+        Raises:
+            ServerError: The server was not started here, or this system has no `/proc`.
+        """
+        if self._process is None:
+            raise ServerError("the server was not started here, so it is not killed here")
+        if not Path("/proc/self/stat").exists():
+            raise ServerError("this system has no /proc to find the processes of a server in")
+        self._process.kill()
+        self._process.start()
 
     def run(self, program: str, *arguments: str, database: str | None = None) -> str:
         """Run one of PostgreSQL's own programs on this server.
@@ -366,8 +384,8 @@ def server(bindir: Path | None = None, fill: Fill = initdb, **settings: str) -> 
     directory = Path(tempfile.mkdtemp(prefix="pg-"))
     try:
         with (
-            _started(bindir, directory, SETTINGS | settings, fill) as (url, cluster),
-            _connected(url, bindir, cluster) as running,
+            _started(bindir, directory, SETTINGS | settings, fill) as (process, cluster),
+            _connected(process.url, bindir, cluster, process) as running,
         ):
             yield running
     finally:
@@ -376,7 +394,10 @@ def server(bindir: Path | None = None, fill: Fill = initdb, **settings: str) -> 
 
 @contextmanager
 def _connected(
-    url: URL, bindir: Path | None = None, cluster: Cluster | None = None
+    url: URL,
+    bindir: Path | None = None,
+    cluster: Cluster | None = None,
+    process: "_Process | None" = None,
 ) -> Iterator[Server]:
     base = url.set(drivername="postgresql+psycopg2")
     admin = create_engine(base, poolclass=NullPool, isolation_level="AUTOCOMMIT")
@@ -384,7 +405,7 @@ def _connected(
         with admin.connect() as connection:
             number = connection.exec_driver_sql("SHOW server_version_num").scalar_one()
         version = int(number) // 10000
-        yield Server(version, bindir or _clients(version), cluster, base, admin)
+        yield Server(version, bindir or _clients(version), cluster, base, admin, process)
     finally:
         admin.dispose()
 
@@ -422,7 +443,7 @@ def _check_settings(running: Server, settings: dict[str, str]) -> None:
 @contextmanager
 def _started(
     bindir: Path, directory: Path, settings: dict[str, str], fill: Fill
-) -> Iterator[tuple[URL, Cluster]]:
+) -> Iterator[tuple["_Process", Cluster]]:
     prefix, uid = _unprivileged()
     if uid is not None:
         os.chown(directory, uid, uid)
@@ -434,35 +455,93 @@ def _started(
     for name, value in settings.items():
         command += ["-c", f"{name}={value}"]
     supervisor = [sys.executable, "-I", "-S", supervise.__file__]
-    log = directory / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*supervisor, directory, str(uid or "-"), *command],
-            cwd=directory,  # the present one may be closed to `uid`
-            env=_environment(bindir),
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # Ctrl-C is for this process, which then stops the server
-        )
-    assert process.stdin
-    # The port is spelled out, or PGPORT in the environment would speak.
-    url = URL.create(
-        "postgresql+psycopg2",
-        username="postgres",
-        database="postgres",
-        query={"host": str(directory), "port": "5432"},
+    made = _Process(
+        [*supervisor, str(directory), str(uid or "-"), *command], directory, _environment(bindir)
     )
     try:
-        _wait_until_ready(url, process, log)
-        yield url, cluster
+        made.start()
+        yield made, cluster
     finally:
+        made.stop()
+
+
+class _Process:
+    """A server in a directory of its own, under a supervisor."""
+
+    def __init__(
+        self, command: Sequence[str], directory: Path, environment: dict[str, str]
+    ) -> None:
+        self._command = command
+        self._directory = directory
+        self._environment = environment
+        self._running: subprocess.Popen[bytes] | None = None
+        # The port is spelled out, or PGPORT in the environment would speak.
+        self.url = URL.create(
+            "postgresql+psycopg2",
+            username="postgres",
+            database="postgres",
+            query={"host": str(directory), "port": "5432"},
+        )
+
+    def start(self) -> None:
+        """Start it and wait until it takes connections."""
+        log = self._directory / "log"
+        with log.open("ab") as output:
+            self._running = subprocess.Popen(
+                self._command,
+                cwd=self._directory,  # the present one may be closed to `uid`
+                env=self._environment,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for this process, which then stops the server
+            )
+        _wait_until_ready(self.url, self._running, log)
+
+    def stop(self) -> None:
+        """End it; its directory goes."""
+        if self._running is None:
+            return
+        assert self._running.stdin
         # A byte, not only the end of file: a process forked meanwhile may hold the pipe open.
         with suppress(BrokenPipeError):  # the server ended by itself
-            process.stdin.write(b".")
-        process.stdin.close()
-        process.wait()
+            self._running.stdin.write(b".")
+        self._running.stdin.close()
+        self._running.wait()
+
+    def kill(self) -> None:
+        """Kill it with all of its processes; its directory stays."""
+        assert self._running and self._running.stdin
+        postmaster = int((self._directory / "data" / "postmaster.pid").read_text().split()[0])
+        os.kill(postmaster, signal.SIGSTOP)  # no process is added, and none cleans up after others
+        processes = [postmaster, *_children(postmaster)]
+        for pid in processes:
+            with suppress(ProcessLookupError):  # a connection that ends just now
+                os.kill(pid, signal.SIGKILL)
+        self._running.wait()  # the supervisor leaves a server that ended by itself as it is
+        self._running.stdin.close()
+        while any(map(_lives, processes)):
+            time.sleep(0.005)
+
+
+def _children(parent: int) -> list[int]:
+    """Return the processes that a process started: the fourth field of /proc/PID/stat."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended meanwhile
+            pid, _, rest = stat.read_text().partition(" ")
+            if int(rest.rpartition(")")[2].split()[1]) == parent:
+                found.append(int(pid))
+    return found
+
+
+def _lives(pid: int) -> bool:
+    """Return whether a process is there, and not only left to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _wait_until_ready(url: URL, process: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -126,6 +126,7 @@ class _Locks:
         self.dropped: set[Name] = set()
         self.left: set[Name] = set()
         self.referenced: set[Name] = set()
+        self.referring: set[Name] = set()
 
     def add(self, op: MigrateOperation) -> None:
         """Take note of an operation."""
@@ -163,17 +164,27 @@ class _Locks:
             self._note(schema, table, _EXCLUSIVE, _EXCLUSIVE)
 
     def _note_reference(self, op: MigrateOperation) -> None:
-        """Take note of the audited table that a foreign key refers to: it is locked with the other.
+        """Take note of the audited tables that foreign keys refer to: they are locked together.
 
-        Alone it needs no lock beforehand, since it is one table.
+        One alone needs no lock beforehand, since it is one table. A table that goes takes those
+        that it refers to with it, so it needs one too, though it was made in this migration.
         """
         key = op._reverse if isinstance(op, ops.DropConstraintOp) else op
+        referents: list[Table] = []
         if isinstance(key, ops.CreateForeignKeyOp):
-            schema = key.kw.get("referent_schema")
-            name = (schema or self.default_schema, key.referent_table)
-            if name in self.sources:
+            referents = [_table(key.kw.get("referent_schema"), key.referent_table)]
+        elif isinstance(op, ops.CreateTableOp | ops.DropTableOp):
+            keys = op.to_table().foreign_key_constraints
+            tables = [one.referred_table for one in keys]
+            referents = [_table(one.schema, one.name) for one in tables]
+        for shown in referents:
+            name = (self.default_schema, shown) if isinstance(shown, str) else shown
+            own = table_of(op, self.default_schema)
+            if name in self.sources and name != own:
                 self.referenced.add(name)
-                self.shown[name] = (schema, key.referent_table) if schema else key.referent_table
+                self.shown[name] = shown
+                if own in self.sources and name not in self.created:
+                    self.referring.add(own)
 
     def _note_guarded(self, spec: AuditSpec, up: int, down: int) -> None:
         """Take note that a trigger on the audit table comes or goes, where it has one."""
@@ -212,19 +223,24 @@ class _Locks:
 
     def down(self) -> LockAuditedTablesOp | None:
         """Return the lock at the beginning of the downgrade."""
-        return self._lock(self.levels[1], self.dropped | self.created | self.left)
+        created = self.created - self.referring
+        return self._lock(self.levels[1], self.dropped | created | self.left)
 
     def _lock(
         self, levels: Mapping[Name, int], absent: Iterable[Name]
     ) -> LockAuditedTablesOp | None:
         touched = set(levels) - set(absent)
-        if not touched:
-            return None
         referenced = self.referenced - set(absent)
+        if not touched and len(referenced) < 2:
+            return None
         # A foreign key that goes takes both tables ACCESS EXCLUSIVE.
-        level = max(_EXCLUSIVE if referenced else _SHARE, *(levels[name] for name in touched))
+        level = max([_EXCLUSIVE if referenced else _SHARE, *(levels[name] for name in touched)])
         mode, names = MODES[level], sorted(touched | referenced)
         return LockAuditedTablesOp([self.shown[name] for name in names], mode=mode)
+
+
+def _table(schema: str | None, name: str) -> Table:
+    return (schema, name) if schema else name
 
 
 def _specs(op: MigrateOperation) -> list[AuditSpec]:
