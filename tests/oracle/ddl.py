@@ -59,8 +59,10 @@ def retype(story: Story, picks: Picks) -> None:
     using = f"CASE WHEN {name} IS NOT NULL THEN {value(new, picks)} END"
     if kind == "text":
         using = f"{name}::text"
-    alter = f"ALTER TABLE {quote(shape.table)} ALTER COLUMN {name} TYPE {kind} USING {using}"
-    story.become(shape.with_column(column.name, new), [alter], snapshot=True)
+    table = f"ALTER TABLE {quote(shape.table)}"
+    drop_default = f"{table} ALTER COLUMN {name} DROP DEFAULT"
+    alter = f"{table} ALTER COLUMN {name} TYPE {kind} USING {using}"
+    story.become(shape.with_column(column.name, new), [drop_default, alter], snapshot=True)
 
 
 def retype_key(story: Story, picks: Picks) -> None:
@@ -160,7 +162,7 @@ def gap(story: Story, picks: Picks) -> None:
 def _may_go(shape: Shape, column: Column) -> bool:
     """Return whether a column is watched still if this one is not."""
     return any(
-        one is not column and one.mark not in ("exclude", "ignore") for one in shape.columns
+        one is not column and one.mark not in ("exclude", "ignore") for one in shape.written
     )
 
 

@@ -50,7 +50,7 @@ def some_rows(shape: Shape, picks: Picks, prefix: str = "") -> str:
     """Return a condition that some rows meet, by text: not every type has an equality."""
     if picks.below(3) == 0:
         return "true"
-    column = shape.columns[0]
+    column = shape.written[0]
     return f"{prefix}{quote(column.name)}::text = {value(column, picks)}::text"
 
 
@@ -81,7 +81,7 @@ def upsert(shape: Shape, picks: Picks, version: int) -> list[str]:
 def update(shape: Shape, picks: Picks, version: int) -> list[str]:
     table = target(shape, picks)
     same = ", ".join(f"{quote(column.name)} = {quote(column.name)}" for column in shape.written)
-    column = shape.columns[0]
+    column = shape.written[0]
     joined = f"(VALUES ({value(column, picks)}), ({value(column, picks)})) AS v (k)"
     given = changes(shape, picks)
     both = " RETURNING old, new" if version >= 18 else " RETURNING *"
@@ -97,7 +97,7 @@ def update(shape: Shape, picks: Picks, version: int) -> list[str]:
 
 def rekeying(shape: Shape, picks: Picks, prefix: str = "") -> str:
     """Return a change of the key, by which rows at times change places."""
-    column = picks.of(shape.keys or shape.columns[:1])
+    column = picks.of(shape.keys or shape.written[:1])
     name, one, other = f"{prefix}{quote(column.name)}", value(column, picks), value(column, picks)
     case = f"CASE WHEN {name}::text = {one}::text THEN {other}"
     swap = f"{case} WHEN {name}::text = {other}::text THEN {one} ELSE {name} END"
@@ -114,7 +114,7 @@ def rekey(shape: Shape, picks: Picks, version: int) -> list[str]:
 
 
 def delete(shape: Shape, picks: Picks, version: int) -> list[str]:
-    column = shape.columns[0]
+    column = shape.written[0]
     joined = f"(VALUES ({value(column, picks)}), ({value(column, picks)})) AS v (k)"
     table = target(shape, picks)
     form = picks.of((
@@ -127,7 +127,7 @@ def delete(shape: Shape, picks: Picks, version: int) -> list[str]:
 def merge(shape: Shape, picks: Picks, version: int) -> list[str]:
     if version < 15:
         return upsert(shape, picks, version)
-    columns, on = shape.written, shape.keys or shape.columns[:1]
+    columns, on = shape.written, shape.keys or shape.written[:1]
     same = " AND ".join(f"x.{quote(c.name)}::text = v.{quote(c.name)}::text" for c in on)
     set_key = rekeying(shape, picks, "x.")
     arms = picks.some([
@@ -154,8 +154,8 @@ def copy(shape: Shape, picks: Picks, version: int) -> list[str]:
 
 def several(shape: Shape, picks: Picks, version: int) -> list[str]:
     """One statement with several modifications; no row is touched twice."""
-    table, columns, first = quote(shape.table), shape.written, quote(shape.columns[0].name)
-    gone = f"{first}::text = {value(shape.columns[0], picks)}::text"
+    table, columns, first = quote(shape.table), shape.written, quote(shape.written[0].name)
+    gone = f"{first}::text = {value(shape.written[0], picks)}::text"
     given = changes(shape, picks) if shape.values else f"{first} = {first}"
     back = picks.of((names(columns), ", ".join(values(shape, columns, picks))))
     return [
