@@ -45,8 +45,7 @@ def drop_column(story: Story, picks: Picks) -> None:
     if column.mark != "exclude" and picks.below(2):
         stored = hash_column(column.name) if column.mark == "hash" else column.name
         story.operation("drop_audit_column", audit_table, stored)
-        spec, audit = story.shape.derived()
-        story.changed(story.shape, spec, audit, snapshot=False)
+        story.changed(story.shape, snapshot=False)
 
 
 def retype(story: Story, picks: Picks) -> None:
@@ -97,20 +96,19 @@ def rename_column(story: Story, picks: Picks) -> None:
     column = picks.of(columns)
     new = replace(column, name=picks.of(fresh))
     renamed = shape.with_column(column.name, new)
-    spec, audit = renamed.derived()
-    story._begin_step()
-    kwargs = spec.to_kwargs()
+    story.begin_step()
+    kwargs = renamed.derived()[0].to_kwargs()
     story.operation("rename_audited_column", shape.table, column.name, new.name, **kwargs)
-    story.changed(renamed, spec, audit, snapshot=False)
+    story.changed(renamed, snapshot=False)
 
 
 def rename_table(story: Story, picks: Picks) -> None:
     shape = story.shape
     renamed = replace(shape, table=picks.of([name for name in NAMES if name != shape.table]))
-    spec, audit = renamed.derived()
-    story._begin_step()
-    story.operation("rename_audited_table", shape.table, renamed.table, **spec.to_kwargs())
-    story.changed(renamed, spec, audit, snapshot=False)
+    story.begin_step()
+    kwargs = renamed.derived()[0].to_kwargs()
+    story.operation("rename_audited_table", shape.table, renamed.table, **kwargs)
+    story.changed(renamed, snapshot=False)
 
 
 def option(story: Story, picks: Picks) -> None:
@@ -138,17 +136,16 @@ def mark(story: Story, picks: Picks) -> None:
 
 
 def snapshot(story: Story, picks: Picks) -> None:
-    story._begin_step()
-    spec, audit = story.shape.derived()
-    story.changed(story.shape, spec, audit, snapshot=True)
+    story.begin_step()
+    story.changed(story.shape, snapshot=True)
 
 
 def gap(story: Story, picks: Picks) -> None:
     """The trail ends, the table changes, and the trail begins again with a snapshot."""
-    spec, audit = story.shape.derived()
+    spec = story.spec
     key = story.epochs[-1].key
     before = {tuple(row.get(number) for number in key) for row in story.rows()}
-    story._begin_step()
+    story.begin_step()
     story.operation("drop_audit_trigger", spec.table, audit_table=spec.audit_table)
     story.attempt(picks.of(list(DML.values()))(story.shape, picks, story.version))
     story.forget_witnessed()
@@ -156,7 +153,7 @@ def gap(story: Story, picks: Picks) -> None:
     after = {tuple(row.get(number) for number in key) for row in story.rows()}
     if before - after:
         story.readable = False  # nothing was recorded of the rows that went
-    story.changed(story.shape, spec, audit, snapshot=True)
+    story.changed(story.shape, snapshot=True)
 
 
 def _may_go(shape: Shape, column: Column) -> bool:

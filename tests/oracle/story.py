@@ -21,7 +21,8 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from alembic_audit import AuditId, as_of, retype
 from alembic_audit.naming import literal, quote
-from alembic_audit.spec import AuditSpec, hash_column
+from alembic_audit.spec import hash_column
+from alembic_audit.sql.text import audit_name, source_name
 from tests.oracle.replay import Epoch, Image, Record, Replay, ReplayError, Table, as_table
 from tests.oracle.shapes import TYPES, Shape
 from tests.oracle.statements import Maker
@@ -49,23 +50,38 @@ class Story:
     """The table, its trail, and what was there at each step."""
 
     def __init__(self, connection: sa.Connection, shape: Shape, version: int, level: str) -> None:
-        self.connection = connection
-        self.cursor = connection.connection.cursor()
-        self.op = Operations(MigrationContext.configure(connection))
+        self.at(connection)
         self.shape, self.version, self.level = shape, version, level
         self.script: list[str] = []
         self.types: dict[int, Any] = {}
         self.epochs: list[Epoch] = []
         self.moments: list[tuple[int, frozenset[int], Table]] = []
         self.last = self.last_witnessed = self.steps = 0
-        self.readable = shape.key > 0
-        self.spec, audit = shape.derived()
-        self.run(*shape.create())
-        self.run(str(CreateTable(audit).compile(dialect=_DIALECT)))
-        self.run(*(str(CreateIndex(index).compile(dialect=_DIALECT)) for index in audit.indexes))
+        self.witnessed, self.readable = False, shape.key > 0
+        self.spec, self.audit = shape.derived()
+
+    def at(self, connection: sa.Connection) -> None:
+        """Go on with a connection."""
+        self.connection = connection
+        self.cursor = connection.connection.cursor()
+        self.op = Operations(MigrationContext.configure(connection))
+
+    def begin(self) -> None:
+        """Make the table and its trail."""
+        self.run(*self.shape.create())
+        self.run(str(CreateTable(self.audit).compile(dialect=_DIALECT)))
+        self.run(*(str(CreateIndex(one).compile(dialect=_DIALECT)) for one in self.audit.indexes))
         self.operation("create_audit_trigger", self.spec.table, **self.spec.to_kwargs())
-        self._look(audit, complete=True)
-        self.forget_witnessed()
+        self.look(complete=True)
+        self.place_witness()
+
+    @property
+    def source_name(self) -> str:
+        return source_name(self.spec, "public")
+
+    @property
+    def audit_name(self) -> str:
+        return audit_name(self.spec, "public")
 
     # -- doing -----------------------------------------------------------------------------------
 
@@ -82,7 +98,7 @@ class Story:
     def write(self, maker: Maker, picks: Any) -> None:
         """Do a step of DML; one that the table refuses leaves no trace."""
         statements = maker(self.shape, picks, self.version)
-        self._begin_step()
+        self.begin_step()
         if self.attempt(statements):
             self.check_records(truncated=any("TRUNCATE" in one for one in statements))
         self.check_tables()
@@ -134,7 +150,7 @@ class Story:
             after: Statements that run when nothing needs any more what they drop.
             snapshot: Rows change that no trigger sees.
         """
-        self._begin_step()
+        self.begin_step()
         spec, audit = shape.derived()
         self.run(*before)
         self._fit(audit)
@@ -142,14 +158,16 @@ class Story:
         replaces = {name: value for name, value in old.items() if value != new[name]}
         self.operation("replace_audit_trigger", spec.table, replaces=replaces, **spec.to_kwargs())
         self.run(*after)
-        self.changed(shape, spec, audit, snapshot=snapshot)
+        self.changed(shape, snapshot=snapshot)
 
-    def changed(self, shape: Shape, spec: AuditSpec, audit: sa.Table, *, snapshot: bool) -> None:
+    def changed(self, shape: Shape, *, snapshot: bool) -> None:
         """Go on with another shape; see that nothing but a snapshot was recorded."""
-        self.shape, self.spec = shape, spec
+        self.shape = shape
+        self.spec, self.audit = shape.derived()
         if snapshot:
-            self.operation("snapshot_audit_table", spec.table, **spec.to_kwargs())
-        self._look(audit, complete=snapshot)
+            self.operation("snapshot_audit_table", self.spec.table, **self.spec.to_kwargs())
+        self.look(complete=snapshot)
+        self.place_witness()
         self.check_records(snapshot=snapshot)
         self.check_tables()
 
@@ -178,16 +196,16 @@ class Story:
 
     # -- looking ---------------------------------------------------------------------------------
 
-    def _begin_step(self) -> None:
+    def begin_step(self) -> None:
         self.steps += 1
         self.run(f"SELECT set_config('audit.who', 'user {self.steps}', true)")
 
-    def _look(self, audit: sa.Table, *, complete: bool) -> None:
-        """Learn where the trail stores what, and let the witness look at the same columns."""
-        spec = self.spec
+    def look(self, *, complete: bool) -> None:
+        """Learn where the trail stores what, since the last record."""
+        spec, audit = self.spec, self.audit
         self.cursor.execute(
             "SELECT attname, attnum FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped"
-            f" AND attrelid = {literal(quote(spec.audit_table))}::regclass"
+            f" AND attrelid = {literal(self.audit_name)}::regclass"
         )
         self.numbers: dict[str, int] = dict(self.cursor.fetchall())
         for column in audit.columns:
@@ -200,7 +218,6 @@ class Story:
         key = tuple(where[name] for name in spec.key)
         watched = frozenset(where[name] for name in spec.watched)
         self.epochs.append(Epoch(self.last + 1, key, watched, complete))
-        self._place_witness()
 
     def _images(self, prefix: str) -> str:
         columns = [
@@ -221,8 +238,8 @@ class Story:
             if text is not None
         }
 
-    def _place_witness(self) -> None:
-        table = quote(self.spec.table)
+    def place_witness(self) -> None:
+        """Let a trigger note every row that changes, in the columns that are recorded."""
         values = f"VALUES (TG_OP, {self._images('OLD.')}, {self._images('NEW.')})"
         lines = [
             "CREATE OR REPLACE FUNCTION witness() RETURNS trigger LANGUAGE plpgsql AS $w$ BEGIN",
@@ -231,17 +248,19 @@ class Story:
             "END IF; RETURN NULL; END $w$",
         ]
         self.cursor.execute("\n".join(lines))
-        if len(self.epochs) == 1:
-            made = f"ON {table} FOR EACH {{}} EXECUTE FUNCTION witness()"
+        if not self.witnessed:
+            self.witnessed = True
+            made = f"ON {self.source_name} FOR EACH {{}} EXECUTE FUNCTION witness()"
             row = "CREATE TRIGGER zz_witness AFTER INSERT OR UPDATE OR DELETE "
             self.cursor.execute(row + made.format("ROW"))
             truncate = "CREATE TRIGGER zz_witness_truncate AFTER TRUNCATE "
             self.cursor.execute(truncate + made.format("STATEMENT"))
-            self.cursor.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER zz_witness")
+            self.cursor.execute(f"ALTER TABLE {self.source_name} ENABLE ALWAYS TRIGGER zz_witness")
+            self.forget_witnessed()
 
     def rows(self) -> list[Image]:
         """Return the table that there is."""
-        self.cursor.execute(f"SELECT {self._images('')} FROM {quote(self.spec.table)}")
+        self.cursor.execute(f"SELECT {self._images('')} FROM {self.source_name}")
         return [self.image(texts) for (texts,) in self.cursor.fetchall()]
 
     def records(self) -> list[tuple[Record, list[str] | None, str | None]]:
@@ -252,7 +271,7 @@ class Story:
         who = "audit_who" if "audit_who" in self.numbers else "NULL"
         self.cursor.execute(
             f"SELECT audit_id, audit_operation, {changed}, {who}, ARRAY[{columns}]::text[]"
-            f" FROM {quote(self.spec.audit_table)} ORDER BY audit_id"
+            f" FROM {self.audit_name} ORDER BY audit_id"
         )
         return [
             (

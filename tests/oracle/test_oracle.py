@@ -67,6 +67,7 @@ def run(
     with connection.begin() as transaction:
         try:
             story = Story(connection, shape(Picks(form), level), version, level)
+            story.begin()
             for name, data in history:
                 if name in DML:
                     story.write(DML[name], Picks(data))
