@@ -95,12 +95,14 @@ class Column:
     Attributes:
         mark: `ignore`, `hash`, `exclude` or none.
         generated: An expression; the column is stored.
+        default: An expression that rows get which are there when the column is added.
     """
 
     name: str
     kind: str
     mark: str = ""
     generated: str = ""
+    default: str = ""
 
     @property
     def text(self) -> str:
@@ -121,6 +123,8 @@ class Shape:
         constraint: What follows PRIMARY KEY.
         parent: What happens to `ref` when the row of the table `parent` goes; empty for no `ref`.
         stamped: A trigger of the user changes or refuses rows before they are written.
+        audited: There is a trail.
+        naming: Naming conventions.
     """
 
     table: str
@@ -131,6 +135,8 @@ class Shape:
     constraint: str = ""
     parent: str = ""
     stamped: bool = False
+    audited: bool = True
+    naming: dict[str, str] = field(default_factory=dict)
 
     def declared(self) -> sa.Table:
         """Return the declaration, in a MetaData of its own."""
@@ -145,12 +151,14 @@ class Shape:
                 KINDS[column.kind].type,
                 *([sa.Computed(column.generated, persisted=True)] if column.generated else []),
                 primary_key=number < self.key,
-                autoincrement=False,
+                server_default=sa.text(column.default) if column.default else None,
+                autoincrement="auto" if number >= self.key else False,
             )
             for number, column in enumerate(self.columns)
         ]
         info = {"audit.options": {"enabled": True, **self.options, **options}}
-        return sa.Table(self.table, sa.MetaData(), *columns, info=info)
+        metadata = sa.MetaData(naming_convention=self.naming)
+        return sa.Table(self.table, metadata, *columns, info=info if self.audited else {})
 
     def derived(self) -> tuple[AuditSpec, sa.Table]:
         """Return what the declaration comes to, and the audit table."""

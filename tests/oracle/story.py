@@ -343,15 +343,9 @@ class Story:
         return expected
 
     def check_tables(self) -> None:
-        """See that the replay gives the table of now, and those of all steps before."""
-        records = [record for record, *_ in self.records()]
-        replay, position = Replay(self.epochs), 0
-        for moment, watched, table in self.moments:
-            while position < len(records) and records[position].number <= moment:
-                replay.take(records[position])
-                position += 1
-            _same(f"at record {moment}", table, as_table(replay.images(), watched))
-        for record in records[position:]:
+        """See that the replay gives the tables of all steps before, and the table of now."""
+        replay, records = self.check_moments()
+        for record in records:
             replay.take(record)
         replay.until(self.last + 1)
         epoch = self.epochs[-1]
@@ -359,6 +353,17 @@ class Story:
         _same("now", now, replay.table())
         if epoch.first <= self.last:
             self.moments.append((self.last, epoch.watched, now))
+
+    def check_moments(self) -> tuple[Replay, list[Record]]:
+        """See that the replay gives the tables of all steps before; return it, and what is left."""
+        records = [record for record, *_ in self.records()]
+        replay, position = Replay(self.epochs), 0
+        for moment, watched, table in self.moments:
+            while position < len(records) and records[position].number <= moment:
+                replay.take(records[position])
+                position += 1
+            _same(f"at record {moment}", table, as_table(replay.images(), watched))
+        return replay, records[position:]
 
     def check_reading(self) -> None:
         """See that `as_of` gives the tables of some steps as well."""
