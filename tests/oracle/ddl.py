@@ -158,9 +158,7 @@ def gap(story: Story, picks: Picks) -> None:
 
 def _may_go(shape: Shape, column: Column) -> bool:
     """Return whether a column is watched still if this one is not."""
-    return any(
-        one is not column and one.mark not in ("exclude", "ignore") for one in shape.written
-    )
+    return any(one is not column and one.mark not in ("exclude", "ignore") for one in shape.written)
 
 
 DDL: dict[str, Change] = {

@@ -125,4 +125,3 @@ def as_table(rows: Iterable[Image], columns: Iterable[int]) -> Table:
         frozenset((number, text) for number, text in row.items() if number in wanted)
         for row in rows
     )
-

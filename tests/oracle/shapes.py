@@ -34,9 +34,11 @@ class Kind:
 
 KINDS = {
     "int": Kind("integer", sa.Integer(), ("1", "2", "3", "4")),
-    "text": Kind("text", sa.Text(), ("'a'", "'b'", "''", "'é\"\\%s:x'", "'NULL'", "repeat('x', 3000)")),
+    "text": Kind(
+        "text", sa.Text(), ("'a'", "'b'", "''", "'é\"\\%s:x'", "'NULL'", "repeat('x', 3000)")
+    ),
     "varchar": Kind("varchar(10)", sa.String(10), ("'a'", "'b'", "' c '", "'0'")),
-    "uuid": Kind("uuid", sa.Uuid(), tuple(f"'{n}0000000-0000-0000-0000-000000000000'" for n in "1234")),
+    "uuid": Kind("uuid", sa.Uuid(), tuple(f"'{str(n) * 32}'" for n in (1, 2, 3, 4))),
     "timestamptz": Kind(
         "timestamptz",
         sa.DateTime(timezone=True),
@@ -46,10 +48,12 @@ KINDS = {
     "numeric": Kind("numeric", sa.Numeric(), ("1.0", "1.00", "'NaN'", "1e30")),
     "money": Kind("numeric(6, 2)", sa.Numeric(6, 2), ("1", "1.25", "-1234.5")),
     "wider": Kind("numeric(10, 2)", sa.Numeric(10, 2), ("1", "12345678.25")),
-    "json": Kind("json", sa.JSON(), ("'{}'", "'{\"a\": 1}'", "'{\"a\":1}'", "'null'", "'{\"a\":1,\"a\":2}'")),
+    "json": Kind(
+        "json", sa.JSON(), ("'{}'", "'{\"a\": 1}'", "'{\"a\":1}'", "'null'", '\'{"a":1,"a":2}\'')
+    ),
     "jsonb": Kind("jsonb", pg.JSONB(), ("'{\"a\": [1, null]}'", "'null'", "'1.0'")),
     "ints": Kind("integer[]", pg.ARRAY(sa.Integer), ("'{}'", "'{1,NULL,2}'", "'[0:1]={1,2}'")),
-    "texts": Kind("text[]", pg.ARRAY(sa.Text), ("'{\"a,b\",NULL,\"NULL\"}'", "'{{a,b},{c,d}}'")),
+    "texts": Kind("text[]", pg.ARRAY(sa.Text), ('\'{"a,b",NULL,"NULL"}\'', "'{{a,b},{c,d}}'")),
     "small": Kind("small", pg.DOMAIN("small", sa.Integer), ("1", "2", "999")),
     "mood": Kind("mood", MOOD, ("'calm'", "'cross'", "'it''s \"so\"'")),
     "moods": Kind("mood[]", pg.ARRAY(MOOD), ("'{calm,NULL}'", "'{}'")),
@@ -175,7 +179,7 @@ class Shape:
             parts.append(f"PRIMARY KEY ({', '.join(keys)}) {self.constraint}")
         if self.parent:
             yield "CREATE TABLE parent (id integer PRIMARY KEY)"
-            yield "INSERT INTO parent VALUES (1), (2), (3)"
+            yield "INSERT INTO parent VALUES (1), (2), (3), (4)"
             rule = f"ON DELETE {self.parent} ON UPDATE CASCADE"
             parts.append(f"FOREIGN KEY (ref) REFERENCES parent {rule}")
         by = f" PARTITION BY HASH ({quote(self.columns[0].name)})" if self.parts else ""

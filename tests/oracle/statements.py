@@ -48,7 +48,7 @@ def changes(shape: Shape, picks: Picks) -> str:
 
 def some_rows(shape: Shape, picks: Picks, prefix: str = "") -> str:
     """Return a condition that some rows meet, by text: not every type has an equality."""
-    if picks.below(3) == 0:
+    if picks.below(2) == 0:
         return "true"
     column = shape.written[0]
     return f"{prefix}{quote(column.name)}::text = {value(column, picks)}::text"
@@ -64,6 +64,13 @@ def insert(shape: Shape, picks: Picks, version: int) -> list[str]:
         f"{into} VALUES {given} RETURNING *",
     ))  # fmt: skip
     return [form]
+
+
+def fill(shape: Shape, picks: Picks, version: int) -> list[str]:
+    columns = shape.written
+    given = rows(shape, columns, picks, least=3)
+    into = f"INSERT INTO {quote(shape.table)} ({names(columns)})"
+    return [f"{into} VALUES {given} ON CONFLICT DO NOTHING"]
 
 
 def upsert(shape: Shape, picks: Picks, version: int) -> list[str]:
@@ -187,10 +194,8 @@ def block(shape: Shape, picks: Picks, version: int) -> list[str]:
         f"FOR round IN 1..2 LOOP BEGIN {one}; {other}; EXCEPTION WHEN unique_violation THEN {last};"
         " END; END LOOP;"
     )
-    cursor = (
-        f"FOR row_there IN every_row LOOP UPDATE {table} SET {changes(shape, picks)} WHERE CURRENT OF every_row;"
-        " END LOOP;"
-    )
+    change = f"UPDATE {table} SET {changes(shape, picks)} WHERE CURRENT OF every_row"
+    cursor = f"FOR row_there IN every_row LOOP {change}; END LOOP;"
     declared = f"every_row CURSOR FOR SELECT * FROM {table} FOR UPDATE;"
     return [f"DO $block$ DECLARE {declared} BEGIN {picks.of((loop, cursor))} END $block$"]
 
@@ -203,7 +208,7 @@ def parent(shape: Shape, picks: Picks, version: int) -> list[str]:
     form = picks.of((
         f"DELETE FROM parent WHERE id = {number}",
         f"UPDATE parent SET id = id + 10 WHERE id = {number}",
-        "INSERT INTO parent VALUES (1), (2), (3) ON CONFLICT DO NOTHING",
+        "INSERT INTO parent VALUES (1), (2), (3), (4) ON CONFLICT DO NOTHING",
         "DELETE FROM parent",
         "TRUNCATE parent CASCADE",
     ))  # fmt: skip
@@ -222,7 +227,19 @@ def as_replica(shape: Shape, picks: Picks, version: int) -> list[str]:
 DML: dict[str, Maker] = {
     maker.__name__: maker
     for maker in (
-        insert, update, delete, rekey, upsert, merge, truncate, copy, several, undone, block,
+        fill, insert, update, delete, rekey, upsert, merge, truncate, copy, several, undone, block,
         parent, as_replica,
     )
 }  # fmt: skip
+OFTEN = {
+    "fill": 8,
+    "insert": 3,
+    "rekey": 4,
+    "upsert": 3,
+    "merge": 3,
+    "update": 3,
+    "several": 3,
+    "block": 3,
+}
+"""How often a kind is drawn, where that is not once or twice: a full table tells more."""
+WEIGHTED = [name for name in DML for _ in range(OFTEN.get(name, 1 if name == "truncate" else 2))]

@@ -303,8 +303,7 @@ class Story:
             raise ReplayError(f"{strangers} are not by {who}")
         found = [(record.operation, _frozen(record.image), changed) for record, changed, _ in new]
         expected = [
-            (operation, _frozen(image), changed)
-            for operation, image, changed in self._expected()
+            (operation, _frozen(image), changed) for operation, image, changed in self._expected()
         ]
         if snapshot:
             expected += [("S", _frozen(image), None) for image in self.rows()]
@@ -391,7 +390,9 @@ class Story:
 def _same(when: str, expected: Table, found: Table) -> None:
     if expected != found:
         missing, added = dict(expected - found), dict(found - expected)
-        raise ReplayError(f"{when}: rows {missing} are not in the trail, and rows {added} only there")
+        raise ReplayError(
+            f"{when}: rows {missing} are not in the trail, and rows {added} only there"
+        )
 
 
 def _frozen(image: Image) -> list[tuple[int, str]]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.conftest import Database
 from tests.oracle.ddl import DDL
 from tests.oracle.shapes import Picks, shape
-from tests.oracle.statements import DML
+from tests.oracle.statements import DML, WEIGHTED
 from tests.oracle.story import SETUP, Story
 
 HISTORIES = int(os.environ.get("ALEMBIC_AUDIT_HISTORIES", "200"))
@@ -25,7 +25,7 @@ LEVELS = ("row",)
 """The levels of a trigger that histories are run with."""
 
 choices = st.binary(min_size=24, max_size=24)
-steps = st.tuples(st.sampled_from([*DML] * 3 + [*DDL]), choices)
+steps = st.tuples(st.sampled_from([*WEIGHTED, *DDL]), choices)
 
 
 @pytest.fixture(scope="module")

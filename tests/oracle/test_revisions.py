@@ -3,8 +3,8 @@
     ALEMBIC_AUDIT_REVISIONS=500 pytest -n 0 tests/oracle/test_revisions.py
 
 runs as many random histories, where 20 are run without the variable. After each migration `alembic
-check` is clean, and after each step of DML the trail, replayed, gives the tables there were; then it
-goes all the way down.
+check` is clean, and after each step of DML the trail, replayed, gives the tables there were; then
+it goes all the way down.
 """
 
 import os
@@ -18,10 +18,9 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
-from alembic_audit.naming import quote
-from tests.conftest import Database, _database
+from tests.conftest import _database
 from tests.oracle.shapes import COLUMNS, Column, Picks, Shape, shape
-from tests.oracle.statements import DML, value
+from tests.oracle.statements import DML, WEIGHTED, value
 from tests.oracle.story import Story
 from tests.oracle.test_oracle import LEVELS
 from tests.project import Project
@@ -116,7 +115,9 @@ class Revised(Story):
 def _as_a_person_would(text: str) -> str:
     """Take the snapshot that is proposed, and say how values are cast: to nothing."""
     text = re.sub(r"^( {15}type_=.*),$", r"\1, postgresql_using='NULL',", text, flags=re.M)
-    proposed = re.compile(r"^    # op\.snapshot_audit_table\((.*\)$|\n(    # .*\n)*?    # \)$)", re.M)
+    proposed = re.compile(
+        r"^    # op\.snapshot_audit_table\((.*\)$|\n(    # .*\n)*?    # \)$)", re.M
+    )
     return proposed.sub(lambda found: re.sub("^    # ", "    ", found[0], flags=re.M), text)
 
 
@@ -130,9 +131,7 @@ def plain(shape: Shape) -> Shape:
     )  # fmt: skip
     options = {name: what for name, what in shape.options.items() if name != "partitions"}
     options.pop("session_settings", None)
-    return replace(
-        shape, columns=columns, options=options, parts=(), parent="", stamped=False
-    )
+    return replace(shape, columns=columns, options=options, parts=(), parent="", stamped=False)
 
 
 def add(shape: Shape, picks: Picks) -> Shape:
@@ -194,7 +193,7 @@ def _may_go(shape: Shape, column: Column) -> bool:
 CHANGES: dict[str, Change] = {
     change.__name__: change for change in (add, drop, retype, mark, option, place, audit)
 }
-WRITES = [name for name in DML if name != "parent"]
+WRITES = [name for name in WEIGHTED if name != "parent"]
 
 choices = st.binary(min_size=16, max_size=16)
 revisions = st.tuples(
