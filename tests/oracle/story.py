@@ -124,7 +124,7 @@ class Story:
 
     def _refused_by_table(self, error: psycopg2.Error) -> bool:
         where, message = error.diag.context or "", error.diag.message_primary or ""
-        moved = message.startswith("moving row to another partition during a BEFORE")
+        moved = message.startswith(("moving row to another part", "invalid ON UPDATE spec"))
         return self.spec.function not in where and (error.pgcode in REFUSALS or moved)
 
     def _copy(self, statement: str, given: str) -> None:
