@@ -17,12 +17,18 @@ ACCOUNT = Shape("t", (Column("id", "int"), Column("n", "int")), 1)
 MOVE = "UPDATE t SET id = id + 10"
 
 
-@pytest.fixture
-def connection(database: Database) -> Iterator[sa.Connection]:
-    with database.engine.begin() as connection:
+@pytest.fixture(scope="module")
+def engine(shared_database: Database) -> sa.Engine:
+    with shared_database.engine.begin() as connection:
         for statement in SETUP:
             connection.exec_driver_sql(statement.replace("%", "%%"))
-    with database.engine.connect() as connection:
+    return shared_database.engine
+
+
+@pytest.fixture
+def connection(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection, of which nothing is committed."""
+    with engine.connect() as connection:
         yield connection
 
 
