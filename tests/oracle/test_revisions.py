@@ -139,6 +139,8 @@ def add(shape: Shape, picks: Picks) -> Shape:
     fresh = [name for name in COLUMNS if name not in taken]
     column = Column(picks.of(fresh), picks.of(KINDS), picks.of(("", "", "ignore", "hash")))
     default = picks.of(("", value(column, picks)))
+    if ":" in default:  # text() would take it for a parameter
+        default = ""
     return replace(shape, columns=(*shape.columns, replace(column, default=default)))
 
 
