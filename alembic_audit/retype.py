@@ -32,7 +32,8 @@ def catalog_text(kind: TypeEngine[Any]) -> str:
 
 def aside(column: str, kind: TypeEngine[Any]) -> str:
     """Return what a column of a type is called when it is set aside, ``amount__text`` for one."""
-    slug = re.sub(r"[^a-z0-9]+", "_", text(kind).lower()).strip("_")
+    spelled = text(kind).lower().replace("[]", " array")
+    slug = re.sub(r"[^a-z0-9]+", "_", spelled).strip("_")
     return naming.shorten(f"{column}__{slug}")
 
 

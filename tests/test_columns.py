@@ -276,6 +276,21 @@ def test_retyped_in_a_row(walk: Walk) -> None:
     assert [("007", None), (None, 8), ("009", None)] == walk.trail("n, n__integer")
 
 
+def test_retyped_to_an_array_of_itself(walk: Walk) -> None:
+    """INTEGER and INTEGER[] are set aside under two names, and swap back."""
+    walk.to(account(sa.Column("n", sa.Integer)), "INSERT INTO account VALUES (1, 'a', 7)")
+    types = ["sa.Integer()", "sa.ARRAY(sa.Integer())"]
+    change = "op.alter_audit_column('account_audit', 'n', existing_type={}, type_={})".format
+    walk.project.write(change(*types), change(*reversed(types)))
+
+    walk.project.config.attributes["check_trails"] = False  # the table itself is not retyped here
+    walk.project.upgrade()
+    walk.project.execute("UPDATE account_audit SET n = '{8,9}'")
+    assert [(7, [8, 9])] == walk.trail("n__integer, n")
+    walk.project.downgrade()
+    assert [(7, [8, 9])] == walk.trail("n, n__integer_array")
+
+
 def test_kept_wider(walk: Walk) -> None:
     """A column that a downgrade kept wider is not made narrower by the way up again."""
     kinds = [postgresql.TIMESTAMP(precision=size) for size in (0, 3, 6)]

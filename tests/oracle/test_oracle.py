@@ -1,0 +1,82 @@
+"""The replay oracle: whatever happens to a table, its trail, replayed, is the table.
+
+    ALEMBIC_AUDIT_HISTORIES=10000 pytest -n 0 tests/oracle/test_oracle.py
+
+runs as many random histories of DDL and DML; 200 are run where the variable is not set. A history
+that fails is made small and printed, with the statements that it came to.
+"""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import strategies as st
+
+from tests.conftest import Database
+from tests.oracle.ddl import DDL
+from tests.oracle.shapes import Picks, shape
+from tests.oracle.statements import DML, WEIGHTED
+from tests.oracle.story import SETUP, Story
+
+HISTORIES = int(os.environ.get("ALEMBIC_AUDIT_HISTORIES", "200"))
+LEVELS = ("row",)
+"""The levels of a trigger that histories are run with."""
+
+choices = st.binary(min_size=24, max_size=24)
+steps = st.tuples(st.sampled_from([*WEIGHTED, *DDL]), choices)
+
+
+@pytest.fixture(scope="module")
+def connection(shared_database: Database) -> Iterator[sa.Connection]:
+    """The one connection of all histories; each is rolled back."""
+    engine = shared_database.engine
+    with engine.begin() as connection:
+        for statement in SETUP:
+            connection.exec_driver_sql(statement.replace("%", "%%"))
+    with engine.connect() as connection:
+        yield connection
+
+
+@settings(
+    max_examples=HISTORIES,
+    deadline=None,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+)
+@given(
+    level=st.sampled_from(LEVELS),
+    form=st.binary(min_size=32, max_size=32),
+    history=st.lists(steps, min_size=1, max_size=16),
+)
+def test_histories(
+    connection: sa.Connection, level: str, form: bytes, history: list[tuple[str, bytes]]
+) -> None:
+    """After every step the trail gives the table there is, and the tables there were."""
+    run(connection, level, form, history)
+
+
+def run(
+    connection: sa.Connection, level: str, form: bytes, history: list[tuple[str, bytes]]
+) -> Story:
+    """Live through a history, and undo it."""
+    version = connection.dialect.server_version_info[0]
+    story = None
+    with connection.begin() as transaction:
+        try:
+            story = Story(connection, shape(Picks(form), level), version, level)
+            story.begin()
+            for name, data in history:
+                if name in DML:
+                    story.write(DML[name], Picks(data))
+                else:
+                    DDL[name](story, Picks(data))
+            story.check_reading()
+        except BaseException:
+            note("\n".join(story.script if story else []))
+            raise
+        finally:
+            transaction.rollback()
+    return story
