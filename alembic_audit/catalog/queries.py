@@ -157,7 +157,8 @@ SHAPES = sa.text(
                 pg_catalog.to_json(a.attname::pg_catalog.text)::pg_catalog.text, ','
                 ORDER BY k.place
               )
-              FROM pg_catalog.unnest(i.indkey::pg_catalog.int2[]) WITH ORDINALITY AS k (attnum, place)
+              FROM pg_catalog.unnest(i.indkey::pg_catalog.int2[])
+                WITH ORDINALITY AS k (attnum, place)
               JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum
             ),
             CASE WHEN i.indisunique AND NOT i.indisprimary THEN 'UNIQUE' END,
