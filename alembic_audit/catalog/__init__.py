@@ -1,6 +1,6 @@
 """What the database holds: specs and their drift. The only package that reads catalogs.
 
-Three statements, whatever the number of tables. They read raw catalogs and take no lock that
+Four statements, whatever the number of tables. They read raw catalogs and take no lock that
 anything but DROP of the object itself waits for.
 """
 
