@@ -82,8 +82,9 @@ def reflected(connection: sa.Connection, metadata: sa.MetaData, **opts: Any) -> 
 
 
 @pytest.fixture
-def connection(database: Database) -> Iterator[sa.Connection]:
-    with database.engine.connect() as made:
+def connection(shared_database: Database) -> Iterator[sa.Connection]:
+    """A transaction that is rolled back."""
+    with shared_database.engine.connect() as made:
         yield made
 
 
