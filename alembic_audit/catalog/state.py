@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-import sqlparse
 
 from alembic_audit import sql
 from alembic_audit.catalog.values import (
@@ -315,6 +314,7 @@ def _definition(text: str, function: str) -> str:
 
 def _same_code(left: str, right: str) -> bool:
     """Return whether two bodies differ in comments and white space at most."""
+    import sqlparse  # slow to import, and needed for an edited body alone
 
     def tokens(body: str) -> list[str]:
         return [
