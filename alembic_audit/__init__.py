@@ -30,7 +30,7 @@ from alembic_audit.tables import audit_table, audited
 from alembic_audit.version import __version__
 
 if TYPE_CHECKING:
-    from alembic_audit.reading import (
+    from alembic_audit.reading import (  # type: ignore[no-redef]  # submodules have these names too
         AuditId,
         AuditRecord,
         Change,
