@@ -3,6 +3,8 @@
 Importing this package imports no Alembic, so that application models can import it.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from alembic_audit.context import audit_context
 from alembic_audit.ddl import install_audit_triggers, uninstall_audit_triggers
 from alembic_audit.errors import (
@@ -21,23 +23,25 @@ from alembic_audit.naming import (
     DEFAULT_AUDIT_TABLE_NAMING_CONVENTION,
     DEFAULT_AUDIT_TABLE_TRIGGER_CONVENTION,
 )
-from alembic_audit.reading import (
-    AuditId,
-    AuditRecord,
-    Change,
-    TransactionId,
-    as_of,
-    audit_class,
-    blame,
-    changes,
-    diff,
-    history,
-    past,
-)
 from alembic_audit.session import instrument, set_session_vars
 from alembic_audit.spec import AuditSpec
 from alembic_audit.tables import audit_table, audited
 from alembic_audit.version import __version__
+
+if TYPE_CHECKING:
+    from alembic_audit.reading import (  # type: ignore[no-redef]  # submodules have these names too
+        AuditId,
+        AuditRecord,
+        Change,
+        TransactionId,
+        as_of,
+        audit_class,
+        blame,
+        changes,
+        diff,
+        history,
+        past,
+    )
 
 __all__ = [
     "DEFAULT_AUDIT_TABLE_FUNCTION_NAMING_CONVENTION",
@@ -75,3 +79,12 @@ __all__ = [
     "set_session_vars",
     "uninstall_audit_triggers",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what reads trails when it is asked for: it needs the ORM, and a migration does not."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from alembic_audit import reading
+
+    return getattr(reading, name)

@@ -31,13 +31,23 @@ def _finish_deriving(*args: Any) -> Any:
     return compare.finish_deriving(*args)
 
 
+def _settle(*args: Any) -> Any:
+    from alembic_audit.autogenerate import compare
+
+    return compare.settle(*args)
+
+
 def _compare(*args: Any) -> Any:
     from alembic_audit.autogenerate import compare
 
     return compare.compare(*args)
 
 
-_HOOKS = (("autogenerate", _finish_deriving, "FIRST"), ("schema", _compare, "LAST"))
+_HOOKS = (
+    ("autogenerate", _finish_deriving, "FIRST"),
+    ("schema", _settle, "FIRST"),
+    ("schema", _compare, "LAST"),
+)
 
 
 plugin: _Plugin = _Plugin("alembic_audit.plugin.plugin")

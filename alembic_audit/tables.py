@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -25,6 +25,27 @@ DROP_KEY = "audit.drop_ddl"
 
 _C = TypeVar("_C")
 _PG = postgresql.dialect()  # type: ignore[no-untyped-call]
+
+_NUMBER, _OPERATION, _ROLE = sa.BigInteger(), sa.String(1), sa.String(64)
+_TIMESTAMP = {standard: sa.DateTime(timezone=standard) for standard in (True, False)}
+
+
+class _Column(NamedTuple):
+    """What a column of an audit table is; deriving again compares it and makes none."""
+
+    name: str
+    kind: TypeEngine[Any]
+    nullable: bool = True
+    autoincrement: bool | Literal["auto"] = "auto"
+    is_id: bool = False
+
+    def make(self) -> sa.Column[Any]:
+        """Return the column."""
+        if self.is_id:
+            return sa.Column(self.name, self.kind, sa.Identity(always=True), primary_key=True)
+        return sa.Column(
+            self.name, self.kind, nullable=self.nullable, autoincrement=self.autoincrement
+        )
 
 
 def audited(**given: "Unpack[options.Options]") -> Callable[[type[_C]], type[_C]]:
@@ -115,7 +136,7 @@ def derive(table: sa.Table, *, has_children: bool = False) -> sa.Table | None:
     existing = table.metadata.tables.get(key)
     if existing is not None:
         target = _target(existing)
-        if target is table and _same_columns(existing.columns, columns):
+        if target is table and _same_columns(list(existing.columns), columns):
             if not table.info.get(SPEC_KEY) == existing.info.get(SPEC_KEY) == made:
                 _mark(table, existing, made)
             return existing
@@ -130,7 +151,7 @@ def derive(table: sa.Table, *, has_children: bool = False) -> sa.Table | None:
     audit = sa.Table(
         made.audit_table,
         table.metadata,
-        *columns,
+        *(column.make() for column in columns),
         schema=made.audit_schema,
         comment=COMMENT,
         info={IS_AUDIT_TABLE_KEY: True, TARGET_KEY: table},
@@ -173,11 +194,15 @@ def _target(audit: sa.Table) -> sa.Table | None:
     return None
 
 
-def _same_columns(olds: Iterable[sa.Column[Any]], news: Iterable[sa.Column[Any]]) -> bool:
-    def facts(columns: Iterable[sa.Column[Any]]) -> list[tuple[str, str, bool | None]]:
-        return [(column.name, repr(column.type), column.nullable) for column in columns]
-
-    return facts(olds) == facts(news)
+def _same_columns(olds: Sequence[sa.Column[Any]], news: Sequence[_Column]) -> bool:
+    """Return whether a Table has the columns that it would be given."""
+    return len(olds) == len(news) and all(
+        old.name == new.name
+        and old.nullable == new.nullable
+        # Most types are those of the source's columns themselves, and repr() takes long.
+        and (old.type is new.kind or repr(old.type) == repr(new.kind))
+        for old, new in zip(olds, news, strict=True)
+    )
 
 
 def derive_all(metadata: sa.MetaData) -> list[spec.AuditSpec]:
@@ -393,18 +418,13 @@ def _stored_columns(table: sa.Table, wanted: AuditOptions) -> list[str]:
     return names
 
 
-def _columns(table: sa.Table, wanted: AuditOptions, made: spec.AuditSpec) -> list[sa.Column[Any]]:
+def _columns(table: sa.Table, wanted: AuditOptions, made: spec.AuditSpec) -> list[_Column]:
     columns = _own_columns(made)
     required = {setting.name: setting for setting in made.session_settings}
     for declared in wanted.session_settings:
         setting = required[naming.check_setting(declared.name)]
-        columns.append(
-            sa.Column(
-                setting.column,
-                storage_type(declared.type, made.audit_columns),
-                nullable=not setting.required,
-            )
-        )
+        kind = storage_type(declared.type, made.audit_columns)
+        columns.append(_Column(setting.column, kind, nullable=not setting.required))
     for column in table.columns:
         if column.name in made.columns:
             declared_type = _type_of(table, column)
@@ -414,30 +434,31 @@ def _columns(table: sa.Table, wanted: AuditOptions, made: spec.AuditSpec) -> lis
                 raise DeclarationError(
                     f"column {column.name!r} of {table.fullname!r}: {error}"
                 ) from error
-            columns.append(sa.Column(column.name, kind, nullable=True, autoincrement=False))
+            columns.append(_Column(column.name, kind, autoincrement=False))
         elif column.name in made.hash_columns:
-            columns.append(sa.Column(spec.hash_column(column.name), sa.LargeBinary()))
+            columns.append(_Column(spec.hash_column(column.name), sa.LargeBinary()))
     return columns
 
 
-def _own_columns(made: spec.AuditSpec) -> list[sa.Column[Any]]:
+def _own_columns(made: spec.AuditSpec) -> list[_Column]:
     standard = made.audit_columns == "standard"
-    columns: list[sa.Column[Any]] = [
-        sa.Column("audit_operation", sa.String(1), nullable=False),
-        sa.Column("audit_operation_timestamp", sa.DateTime(timezone=standard), nullable=False),
+    columns = [
+        _Column("audit_operation", _OPERATION, nullable=False),
+        _Column("audit_operation_timestamp", _TIMESTAMP[standard], nullable=False),
     ]
     if standard:
-        columns.insert(
-            0, sa.Column("audit_id", sa.BigInteger(), sa.Identity(always=True), primary_key=True)
-        )
-        columns.append(sa.Column("audit_transaction_id", sa.BigInteger(), nullable=False))
-        columns.append(sa.Column("audit_current_user", sa.String(64), nullable=False))
+        columns = [
+            _Column("audit_id", _NUMBER, nullable=False, is_id=True),
+            *columns,
+            _Column("audit_transaction_id", _NUMBER, nullable=False),
+            _Column("audit_current_user", _ROLE, nullable=False),
+        ]
     for wanted, name in (
         (made.changed_columns, spec.CHANGED_COLUMNS),
         (made.sparse_columns, spec.OMITTED_COLUMNS),
     ):
         if wanted:
-            columns.append(sa.Column(name, postgresql.ARRAY(sa.Text())))
+            columns.append(_Column(name, postgresql.ARRAY(sa.Text())))
     return columns
 
 

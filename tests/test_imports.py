@@ -169,3 +169,15 @@ def test_each_way_and_both(tmp_path: Path, database: Database) -> None:
     assert texts["plugin"].count("op.create_audit_trigger(") == 1
     assert texts["plugin"] == texts["enable"] == texts["both"]
     assert "account_audit" not in texts["neither"]
+
+
+def test_migrating_imports_no_more_than_it_needs() -> None:
+    """`alembic upgrade` has the operations, and neither the ORM nor sqlparse for our sake."""
+    code = """
+import sys
+import alembic.command, alembic.config
+assert hasattr(alembic.op, "create_audit_trigger")
+print(*(name for name in ("sqlalchemy.orm", "sqlparse", "alembic_audit.reading")
+        if name in sys.modules))
+"""
+    assert "" == python(code).strip()

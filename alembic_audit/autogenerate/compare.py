@@ -1,4 +1,4 @@
-"""The two autogenerate hooks: finish deriving, then compare, protect and order."""
+"""The autogenerate hooks: finish deriving, settle what is equal; compare, protect and order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alembic.util import CommandError, DispatchPriority, PriorityDispatchResult
 
 import alembic_audit.autogenerate.render  # noqa: F401  (registers the renderers)
 from alembic_audit import catalog, tables
-from alembic_audit.autogenerate import diff, notices, order, protect, rows
+from alembic_audit.autogenerate import diff, notices, order, protect, rows, settled
 from alembic_audit.autogenerate.names import audit_of, source_of
 from alembic_audit.catalog import AuditState, Catalog, Name
 from alembic_audit.errors import AuditError
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 ELEMENT = "alembic_audit"
 _DERIVED = "alembic_audit.specs"
+_SETTLED = "alembic_audit.settled"
 _COMPARED = "alembic_audit.compared"
 
 
@@ -43,7 +44,8 @@ def register_globally() -> None:
     comparators.dispatch_for("autogenerate", priority=DispatchPriority.FIRST, subgroup=ELEMENT)(
         finish_deriving
     )
-    comparators.dispatch_for("schema", priority=DispatchPriority.LAST, subgroup=ELEMENT)(compare)
+    for hook, priority in ((settle, DispatchPriority.FIRST), (compare, DispatchPriority.LAST)):
+        comparators.dispatch_for("schema", priority=priority, subgroup=ELEMENT)(hook)
 
 
 def finish_deriving(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatchResult:
@@ -71,6 +73,25 @@ def finish_deriving(context: AutogenContext, upgrade_ops: UpgradeOps) -> Priorit
     return PriorityDispatchResult.CONTINUE
 
 
+def settle(
+    context: AutogenContext, upgrade_ops: UpgradeOps, schemas: set[str | None]
+) -> PriorityDispatchResult:
+    """Leave the audit tables that are as declared out of what Alembic compares."""
+    if _SETTLED in upgrade_ops.info or _DERIVED not in upgrade_ops.info:
+        return PriorityDispatchResult.CONTINUE
+    default_schema = context.dialect.default_schema_name or "public"
+    resolved = {schema or default_schema for schema in schemas}
+    known = _tables(context, default_schema)
+    names = (audit_of(one, default_schema) for one in upgrade_ops.info[_DERIVED])
+    tables = {
+        name: known[name]
+        for name in names
+        if name[0] in resolved and _table_included(context, known[name])
+    }
+    upgrade_ops.info[_SETTLED] = settled.leave_out(context, tables)
+    return PriorityDispatchResult.CONTINUE
+
+
 def compare(
     context: AutogenContext, upgrade_ops: UpgradeOps, schemas: set[str | None]
 ) -> PriorityDispatchResult:
@@ -82,6 +103,7 @@ def compare(
     if _COMPARED in upgrade_ops.info or _DERIVED not in upgrade_ops.info:
         return PriorityDispatchResult.CONTINUE
     upgrade_ops.info[_COMPARED] = True
+    upgrade_ops.info[_SETTLED]()
     connection = context.connection
     assert connection is not None
     default_schema = connection.dialect.default_schema_name or "public"

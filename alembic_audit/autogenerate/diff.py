@@ -47,11 +47,15 @@ def compare(
         elif (
             state is not None
             and spec is not None
-            and (name in compile_anew or state.drift or state.spec.unordered() != spec.unordered())
+            and (name in compile_anew or state.drift or _differ(state.spec, spec))
         ):
             old = _with_owners(state, spec)
             made.append(ReplaceAuditTriggerOp(old, AuditState(spec), snapshot=snapshot))
     return made
+
+
+def _differ(old: AuditSpec, new: AuditSpec) -> bool:
+    return old != new and old.unordered() != new.unordered()
 
 
 def drop_strays(strays: Iterable[Stray], default_schema: str) -> list[MigrateOperation]:

@@ -1,6 +1,6 @@
 """What the database holds: specs and their drift. The only package that reads catalogs.
 
-Three statements, whatever the number of tables. They read raw catalogs and take no lock that
+Four statements, whatever the number of tables. They read raw catalogs and take no lock that
 anything but DROP of the object itself waits for.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from alembic_audit import sql
 from alembic_audit.catalog import queries
 from alembic_audit.catalog.foreign import trigger as foreign_trigger
 from alembic_audit.catalog.state import (
@@ -142,9 +143,9 @@ def read(
     definitions = _definitions(connection)
     states = {
         name: State(
-            spec, row, triggers[row.oid], relations, others, default_schema, definitions
-        ).read(headless)
-        for name, (spec, row, headless) in taken.items()
+            spec, row, header, triggers[row.oid], relations, others, default_schema, definitions
+        ).read()
+        for name, (spec, row, header) in taken.items()
     }
     made = [
         Stray(
@@ -215,7 +216,7 @@ def read_strays(connection: sa.Connection, functions: Collection[Name]) -> list[
     ]
 
 
-_Taken = dict[Name, tuple[AuditSpec, "sa.Row[Any]", bool]]
+_Taken = dict[Name, tuple[AuditSpec, "sa.Row[Any]", AuditSpec | None]]
 
 
 def _sort_out(
@@ -225,21 +226,21 @@ def _sort_out(
     default_schema: str,
     prefixes: Collection[str],
 ) -> tuple[_Taken, list[tuple[AuditSpec | None, sa.Row[Any]]], dict[str, str]]:
-    """Return the trails (spec, function, whether its header is gone), strays and newer ones."""
+    """Return the trails (spec, function, what its header says), strays and newer ones."""
     taken: _Taken = {}
     strays: list[tuple[AuditSpec | None, sa.Row[Any]]] = []
     newer: dict[str, str] = {}
     others: list[tuple[AuditSpec | None, sa.Row[Any]]] = []
     for row in functions:
         try:
-            spec = AuditSpec.from_body(row.prosrc)
+            spec = _header(row, by_name, default_schema)
         except NewerSpecError as error:
             newer[qualify(row.nspname, row.proname)] = str(error)
             continue
         if spec is not None:
             source, audit = text.schemas(spec, default_schema)
             if (audit, spec.function) == (row.nspname, row.proname):
-                taken[(source, spec.table)] = (spec, row, False)
+                taken[(source, spec.table)] = (spec, row, spec)
                 continue
         others.append((spec, row))
     for spec, row in others:
@@ -248,7 +249,7 @@ def _sort_out(
         if meant is not None and _calls_by_our_trigger(meant, own, default_schema):
             name = (text.schemas(meant, default_schema)[0], meant.table)
             if name not in taken:
-                taken[name] = (meant, row, spec is None)
+                taken[name] = (meant, row, spec)
                 continue
         if spec is None:
             if own and all(one.tgname.startswith(tuple(filter(None, prefixes))) for one in own):
@@ -257,7 +258,7 @@ def _sort_out(
         source, audit = text.schemas(spec, default_schema)
         name = (source, spec.table)
         if audit == row.nspname and name not in taken:
-            taken[name] = (dataclasses.replace(spec, function=row.proname), row, False)
+            taken[name] = (dataclasses.replace(spec, function=row.proname), row, spec)
         elif (
             audit == row.nspname
             or spec.audit_schema is not None
@@ -266,6 +267,16 @@ def _sort_out(
             strays.append((spec, row))
         # Otherwise a copy in another schema, of another tenant.
     return taken, strays, newer
+
+
+def _header(
+    row: sa.Row[Any], by_name: Mapping[Name, AuditSpec], default_schema: str
+) -> AuditSpec | None:
+    """Return the spec in the header of a function; that of a declared function is known."""
+    meant = by_name.get((row.nspname, row.proname))
+    if meant is not None and row.prosrc == sql.body(meant, default_schema):
+        return meant
+    return AuditSpec.from_body(row.prosrc)
 
 
 def _calls_by_our_trigger(

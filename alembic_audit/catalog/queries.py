@@ -1,4 +1,4 @@
-"""The three statements that read the catalogs, whatever the number of tables."""
+"""The statements that read the catalogs, whatever the number of tables."""
 
 import sqlalchemy as sa
 
@@ -133,6 +133,96 @@ RELATIONS = sa.text(
     sa.bindparam("schemas", type_=sa.ARRAY(sa.Text())),
     sa.bindparam("names", type_=sa.ARRAY(sa.Text())),
 )
+
+SHAPES = sa.text(
+    """
+    SELECT n.nspname, c.relname, pg_catalog.concat_ws(pg_catalog.chr(10),
+      (
+        SELECT pg_catalog.string_agg(line, pg_catalog.chr(10) ORDER BY line COLLATE "C")
+        FROM (
+          SELECT pg_catalog.concat_ws(' ',
+            pg_catalog.to_json(a.attname::pg_catalog.text)::pg_catalog.text,
+            CASE WHEN t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace
+              THEN pg_catalog.format_type(a.atttypid, a.atttypmod) END,
+            CASE WHEN a.attnotnull THEN 'NOT NULL' END,
+            CASE WHEN a.atthasdef THEN 'DEFAULT' END,
+            CASE WHEN a.attcollation <> t.typcollation THEN 'COLLATE' END,
+            CASE WHEN a.attidentity <> '' THEN (
+              SELECT pg_catalog.concat_ws(' ', 'IDENTITY', a.attidentity, s.seqstart,
+                s.seqincrement, s.seqmin, s.seqmax, s.seqcache, s.seqcycle)
+              FROM pg_catalog.pg_depend AS d
+              JOIN pg_catalog.pg_sequence AS s ON s.seqrelid = d.objid
+              WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'i'
+                AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                AND d.refobjid = c.oid AND d.refobjsubid = a.attnum
+            ) END
+          ) AS line
+          FROM pg_catalog.pg_attribute AS a
+          JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        ) AS columns
+      ), (
+        SELECT pg_catalog.string_agg(line, pg_catalog.chr(10) ORDER BY line COLLATE "C")
+        FROM (
+          SELECT pg_catalog.concat_ws(' ',
+            CASE WHEN i.indisprimary THEN 'PRIMARY KEY'
+              ELSE pg_catalog.to_json(ic.relname::pg_catalog.text)::pg_catalog.text END,
+            (
+              SELECT pg_catalog.string_agg(
+                pg_catalog.to_json(a.attname::pg_catalog.text)::pg_catalog.text, ','
+                ORDER BY k.place
+              )
+              FROM pg_catalog.unnest(i.indkey::pg_catalog.int2[])
+                WITH ORDINALITY AS k (attnum, place)
+              JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum
+            ),
+            CASE WHEN i.indisunique AND NOT i.indisprimary THEN 'UNIQUE' END,
+            CASE WHEN NOT i.indisvalid OR i.indnatts <> i.indnkeyatts OR i.indexprs IS NOT NULL
+              OR i.indpred IS NOT NULL OR i.indoption::pg_catalog.text ~ '[1-9]'
+              OR ic.reloptions IS NOT NULL OR am.amname <> 'btree' OR EXISTS (
+                SELECT FROM pg_catalog.pg_opclass AS o
+                WHERE o.oid = ANY (i.indclass::pg_catalog.oid[]) AND NOT o.opcdefault
+              ) THEN 'OTHER' END
+          ) AS line
+          FROM pg_catalog.pg_index AS i
+          JOIN pg_catalog.pg_class AS ic ON ic.oid = i.indexrelid
+          JOIN pg_catalog.pg_am AS am ON am.oid = ic.relam
+          WHERE i.indrelid = c.oid
+        ) AS indexes
+      )
+    ) AS shape
+    FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'r'
+      AND (n.nspname, c.relname) IN (
+        SELECT * FROM ROWS FROM (
+          pg_catalog.unnest(CAST(:schemas AS pg_catalog.text[])),
+          pg_catalog.unnest(CAST(:names AS pg_catalog.text[]))
+        ) AS wanted
+      )
+      AND (n.nspname <> :default_schema OR pg_catalog.pg_table_is_visible(c.oid))
+      AND EXISTS (
+        SELECT FROM pg_catalog.pg_description AS d
+        WHERE d.objoid = c.oid AND d.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass
+          AND d.objsubid = 0 AND d.description = :comment
+      )
+      AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_description AS d
+        WHERE d.objoid = c.oid AND d.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass
+          AND d.objsubid > 0
+      )
+      AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_constraint AS k
+        WHERE k.conrelid = c.oid AND k.contype NOT IN ('p', 'n')
+      )
+    """
+).bindparams(
+    sa.bindparam("schemas", type_=sa.ARRAY(sa.Text())),
+    sa.bindparam("names", type_=sa.ARRAY(sa.Text())),
+    sa.bindparam("default_schema", type_=sa.Text()),
+    sa.bindparam("comment", type_=sa.Text()),
+)
+"""One text for each plain audit table, as ``shapes.declared`` writes it of a Table."""
 
 # pg_trigger.h: ROW 1, BEFORE 2, INSERT 4, DELETE 8, UPDATE 16, TRUNCATE 32, INSTEAD 64; AFTER is
 # neither of BEFORE and INSTEAD.

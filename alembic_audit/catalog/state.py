@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-import sqlparse
 
 from alembic_audit import sql
 from alembic_audit.catalog.values import (
@@ -165,6 +164,7 @@ class State:
         self,
         spec: AuditSpec,
         row: sa.Row[Any],
+        header: AuditSpec | None,
         triggers: Sequence[sa.Row[Any]],
         relations: Mapping[Name, sa.Row[Any]],
         others: Triggers,
@@ -186,15 +186,15 @@ class State:
         self.gone = _missing(spec.stored, relations.get(self.source_name))
         self.incomplete = self.missing or self.gone
         # A downgrade checks the columns of what it makes; the body brings the others back.
-        self.spec = spec if self.orphaned else spec.without(self.gone)
-        header = AuditSpec.from_body(row.prosrc)
+        self.spec = spec.without(self.gone) if self.gone and not self.orphaned else spec
+        self.headless = header is None
         self.displaced = header is not None and header.function != row.proname
         self.drift: list[Drift] = []
         self.found: list[str] = []
 
-    def read(self, headless: bool) -> AuditState:
-        """Return the state; *headless* says that the function has no header."""
-        self._compare_function(headless)
+    def read(self) -> AuditState:
+        """Return the state."""
+        self._compare_function()
         self._compare_owners()
         self._compare_grants()
         self._compare_audit_table()
@@ -217,10 +217,10 @@ class State:
         self.drift.append(Drift(kind, detail))
         self.found += found
 
-    def _compare_function(self, headless: bool) -> None:
+    def _compare_function(self) -> None:
         row, name = self.row, self.name
         meant = sql.body(self.spec, self.default_schema)
-        if headless:
+        if self.headless:
             self._drifted(HEADER_MISSING, f"function {name} lost its first line")
         if row.prosrc != meant:
             what = "in comments and white space" if _same_code(row.prosrc, meant) else "in code"
@@ -376,6 +376,7 @@ def _definition(text: str, function: str) -> str:
 
 def _same_code(left: str, right: str) -> bool:
     """Return whether two bodies differ in comments and white space at most."""
+    import sqlparse  # slow to import, and needed for an edited body alone
 
     def tokens(body: str) -> list[str]:
         return [

@@ -39,13 +39,18 @@ def body(spec: AuditSpec, default_schema: str) -> str:
     Raises:
         SpecError: The template version of the spec is not known.
     """
-    text: str = _template(spec).body(
-        spec,
+    names = (
         source_name(spec, default_schema),
         audit_name(spec, default_schema),
         partition_names(spec, default_schema),
     )
-    return text
+    # A spec never changes, and autogenerate asks several times: the last text stays beside its
+    # fields, where neither equality nor replace() sees it.
+    known, text = vars(spec).get("_body", (None, ""))
+    if known != names:
+        text = _template(spec).body(spec, *names)
+        vars(spec)["_body"] = (names, text)
+    return str(text)
 
 
 def snapshot(spec: AuditSpec, default_schema: str) -> str:
