@@ -830,3 +830,18 @@ def test_every_kind_is_documented() -> None:
     assert sorted((severity, kind) for kind, (severity, _) in doctor.KINDS.items()) == sorted(
         (severity, kind.strip()) for severity, kind in lines if severity in kinds.SEVERITIES
     )
+
+
+@pytest.mark.core
+def test_every_version(database: Database) -> None:
+    """It runs on every PostgreSQL; before 15 everybody may create in public."""
+    metadata = sa.MetaData()
+    table(metadata, "account", owner="pg_monitor")
+    with database.engine.connect() as connection:
+        create(connection, metadata)
+        connection.exec_driver_sql("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        assert [] == examine(connection)
+        connection.exec_driver_sql("GRANT CREATE ON SCHEMA public TO PUBLIC")
+        assert ["everybody may create in the schema"] == [
+            one.kind for one in doctor.examine(connection)
+        ]
