@@ -1,9 +1,13 @@
 """From arguments and environment to a connection that changes nothing."""
 
+import configparser
+import functools
+import json
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from importlib.util import find_spec
 
 import sqlalchemy as sa
@@ -19,8 +23,8 @@ _NO_DATABASE = (
 )
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments that say which database."""
+def add_arguments(parser: ArgumentParser, *, name_option: bool = True) -> None:
+    """Add the arguments that say which database; ``-n`` is not always the section's name."""
     parser.add_argument(
         "-c",
         "--config",
@@ -29,7 +33,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         "alembic.ini where there is one",
     )
     parser.add_argument(
-        "-n", "--name", default="alembic", help="name of the section in FILE (default: alembic)"
+        *(["-n"] if name_option else []),
+        "--name",
+        default="alembic",
+        help="name of the section in FILE (default: alembic)",
     )
     parser.add_argument(
         "--url", help="the database; the default is DATABASE_URL, or else PGHOST, PGDATABASE ..."
@@ -55,6 +62,34 @@ def config_file(arguments: Namespace) -> str | None:
 
 
 @contextmanager
+def by_arguments(arguments: Namespace) -> Iterator[sa.Connection]:
+    """Connect as arguments and environment say; of Alembic's configuration only the URL is read.
+
+    Raises:
+        CliError: It cannot be done.
+    """
+    file, url = config_file(arguments), arguments.url
+    if file is not None:
+        url = _configured(file, arguments.name)
+        if url is None and arguments.config:
+            raise CliError(f"{escaped(file)} has no sqlalchemy.url; write --url")
+    with connected(url) as connection:
+        yield connection
+
+
+def _configured(file: str, section: str) -> str | None:
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    toml = file.endswith(".toml")
+    config = Config(None if toml else file, toml_file=file if toml else None, ini_section=section)
+    try:
+        return config.get_alembic_option("sqlalchemy.url") or None
+    except (CommandError, configparser.Error, ValueError) as error:
+        raise CliError(escaped(f"{file} cannot be read: {error}")) from error
+
+
+@contextmanager
 def connected(url: str | URL | None) -> Iterator[sa.Connection]:
     """Connect, in one transaction that reads one state of the database and may not write.
 
@@ -64,7 +99,8 @@ def connected(url: str | URL | None) -> Iterator[sa.Connection]:
     Raises:
         CliError: There is none, no driver, or it refuses.
     """
-    engine = sa.create_engine(_sync_url(url), poolclass=sa.NullPool)
+    exact = functools.partial(json.loads, parse_float=Decimal)
+    engine = sa.create_engine(_sync_url(url), poolclass=sa.NullPool, json_deserializer=exact)
     try:
         connection = engine.connect()
     except sa.exc.DBAPIError as error:
