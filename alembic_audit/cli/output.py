@@ -172,6 +172,8 @@ def to_json(value: Any) -> str:
     """Return JSON; what the database wrote as JSON stays as it is."""
     if isinstance(value, RawJson):
         # PostgreSQL leaves DEL as it is, and what turns the direction of writing.
+        if value.isprintable():
+            return str(value)
         return "".join(json.dumps(one)[1:-1] if is_hidden(one) else one for one in value)
     if isinstance(value, Mapping):
         pairs = (f"{json.dumps(str(key))}: {to_json(each)}" for key, each in value.items())
