@@ -1,5 +1,7 @@
 """Doctor: every kind of finding, made on a real database; a healthy one has none."""
 
+import asyncio
+import dataclasses
 import os
 import re
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from alembic_audit import AuditSpec, DeclarationError, doctor
 from alembic_audit.doctor import values as kinds
@@ -786,6 +789,62 @@ def test_statements_do_not_grow(connection: sa.Connection) -> None:
     create(connection, metadata)
 
     assert before == catalogs()
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg_async", "asyncpg"])
+def test_drivers(driver: str, healthy: Database) -> None:
+    """Each driver finds the same, asynchronous ones through run_sync."""
+
+    def look(connection: sa.Connection) -> list[str]:
+        run(
+            connection,
+            "UPDATE account_audit SET audit_transaction_id = 9000000000, audit_username = NULL",
+        )
+        return [one.kind for one in doctor.examine(connection, derive_all(models()))]
+
+    async def look_async() -> list[str]:
+        engine = create_async_engine(healthy.url(driver.removesuffix("_async")))
+        async with engine.connect() as connection:
+            found = await connection.run_sync(look)
+        await engine.dispose()
+        return found
+
+    if driver == "psycopg":
+        engine = sa.create_engine(healthy.url(driver))
+        with engine.connect() as connection:
+            found = look(connection)
+        engine.dispose()
+    else:
+        found = asyncio.run(look_async())
+
+    assert ["setting never set", "transaction ids from the future"] == found
+
+
+HAS_LEVELS = "level" in {field.name for field in dataclasses.fields(AuditSpec)}
+
+
+@pytest.mark.skipif(not HAS_LEVELS, reason="there are no trails at statement level yet")
+def test_statement_level(connection: sa.Connection) -> None:
+    """At statement level children and other AFTER ROW triggers make the trail wrong."""
+    metadata = sa.MetaData()
+    table(metadata, "invoice", level="statement")
+    create(connection, metadata)
+    assert [] == examine(connection)
+    run(
+        connection,
+        NOTHING,
+        "CREATE TRIGGER touch AFTER INSERT ON invoice FOR EACH ROW EXECUTE FUNCTION f()",
+        "CREATE TABLE child () INHERITS (invoice)",
+    )
+
+    assert [
+        'error: wrong at statement level [public.invoice] "public"."child" inherits from it: a '
+        "write through the parent is recorded with the child's rows, one by name is not",
+        'error: wrong at statement level [public.invoice] trigger "touch" on "public"."invoice" '
+        "is AFTER ROW: what it writes is recorded before what caused it",
+        'warning: child not covered [public.invoice] "public"."child" inherits from it: writes '
+        "there are not recorded",
+    ] == examine(connection)
 
 
 def test_coverage() -> None:

@@ -1,6 +1,8 @@
 """alembic-audit doctor: its ways to the models, what it prints, its exit codes."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -181,6 +183,31 @@ def test_json(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
             }
         ],
     } == json.loads(out)
+
+
+def test_page(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    """What docs/doctor.md shows is what is printed."""
+    page = (Path(__file__).parents[1] / "docs" / "doctor.md").read_text()
+    role = f"app_{os.getpid()}"
+    shop.execute(f"CREATE ROLE {role}", DISABLE)
+    try:
+        assert 1 == main(["doctor", "--json"])
+        (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+        assert json.loads(example) == json.loads(printed(capsys, shop))
+        shop.execute(f"GRANT ALL ON account_audit TO {role}")
+        # From 17 on ALL includes MAINTAIN, which changes no record.
+        assert 1 == main(["doctor"])
+        assert f"```\n{printed(capsys, shop).replace(role, 'app')}```" in page
+    finally:
+        shop.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def test_x_arguments(shop: Shop) -> None:
+    """env.py gets -x, as from Alembic."""
+    shop.env("assert {'tenant': 'north'} == context.get_x_argument(as_dictionary=True)")
+
+    assert 0 == main(["doctor", "-x", "tenant=north"])
+    assert 2 == main(["doctor"])
 
 
 def test_info_is_no_illness(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
