@@ -273,6 +273,27 @@ def test_filters(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     assert "shop: 0 audited tables, healthy (models of alembic.ini)\n" == printed(capsys, shop)
 
 
+def test_schemas(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    """The schemas are those that autogenerate looks at."""
+    shop.execute(
+        "CREATE SCHEMA old",
+        "CREATE TABLE old.log (audit_operation varchar(1) NOT NULL, "
+        "audit_operation_timestamp date)",
+    )
+    for lines, expected in {
+        "": [],
+        "options['include_schemas'] = True": ["old.log"],
+        "options['include_schemas'] = True\n"
+        "options['include_name'] = lambda name, kind, *rest: (kind, name) != ('schema', 'old')": [],
+    }.items():
+        shop.env(lines)
+        assert 0 == main(["doctor", "--json"])
+        (database,) = json.loads(capsys.readouterr().out)["databases"]
+        assert expected == [one["table"] for one in database["findings"]]
+    assert 0 == main(["doctor", "--url", shop.url])
+    assert "abandoned audit table" in capsys.readouterr().out
+
+
 def test_env_without_models(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     """Without target_metadata it is the database side, and coverage cannot be told."""
     shop.env("options['target_metadata'] = None")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from alembic_audit.catalog import Name
 from alembic_audit.cli import connect, output
 from alembic_audit.cli.errors import EXIT_HEALTHY, CliError
 from alembic_audit.cli.output import Replaced
@@ -93,31 +94,42 @@ class _Of(Record):
         }
 
 
-_SECONDS = "audit seconds"
-
-
-def _seconds(trail: Trail) -> sa.ColumnElement[Any]:
-    """Return the time of a record as something that sorts."""
-    time = sa.type_coerce(trail.audit.c.audit_operation_timestamp, sa.DateTime(timezone=True))
-    return sa.extract("epoch", time).label(_SECONDS)
-
-
 def run_tail(arguments: Namespace) -> int:
     """Print the newest records."""
     with connect.by_arguments(arguments) as connection:
         trails = Trails.read(connection, arguments)
-        found: list[_Of] = []
+        wanted = max(arguments.lines, 0)
+        known: dict[Name, Trail] = {}
+        moments: list[tuple[Any, int, Name]] = []
         with output.progress(list(readable(trails, arguments.tables)), "reading") as each:
             for name, trail in each:
-                statement = _changes(trail, dropped=True).limit(max(arguments.lines, 0))
-                statement = statement.add_columns(_seconds(trail))
-                rows = (
-                    [*trails.rows(statement)] if arguments.tables else trails.some(name, statement)
-                )
-                found += [_Of(trail, row) for row in rows]
-        newest = sorted(found, key=lambda one: (one.row[_SECONDS], one.row["audit_id"]))
-        output.write(arguments, newest[len(newest) - max(arguments.lines, 0) :], "newest records")
+                known[name] = trail
+                rows = _rows(trails, name, _newest(trail, wanted), arguments.tables)
+                moments += [(row["seconds"], row["audit_id"], name) for row in rows]
+        found: dict[tuple[Name, int], _Of] = {}
+        newest = sorted(moments)[len(moments) - min(wanted, len(moments)) :]
+        for name in dict.fromkeys(name for _, _, name in newest):
+            trail = known[name]
+            ids = [number for _, number, other in newest if other == name]
+            statement = _changes(trail, dropped=True).where(trail.audit.c.audit_id.in_(ids))
+            for row in trails.rows(statement):
+                found[name, row["audit_id"]] = _Of(trail, row)
+        lines = [found[name, number] for _, number, name in newest]
+        output.write(arguments, lines, "newest records")
     return EXIT_HEALTHY
+
+
+def _newest(trail: Trail, wanted: int) -> "sa.Select[Any]":
+    """Return a Select of the newest records: when, as something that sorts, and which."""
+    number = trail.audit.c.audit_id
+    time = sa.type_coerce(trail.audit.c.audit_operation_timestamp, sa.DateTime(timezone=True))
+    seconds = sa.extract("epoch", time).label("seconds")
+    return sa.select(seconds, number).order_by(number.desc()).limit(wanted)
+
+
+def _rows(trails: Trails, name: Name, statement: Any, named: Any) -> list[dict[str, Any]]:
+    """Return rows of a trail; one that cannot be read is left out, unless it is named."""
+    return [*trails.rows(statement)] if named else trails.some(name, statement)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,13 +161,12 @@ def run_show(arguments: Namespace) -> int:
         found: list[Record] = []
         with output.progress(list(readable(trails, arguments.table)), "looking") as each:
             for name, trail in each:
-                statement = _changes(trail, dropped=True).where(
-                    trail.audit.c.audit_id == arguments.audit_id
-                )
-                rows = (
-                    [*trails.rows(statement)] if arguments.table else trails.some(name, statement)
-                )
-                found += [Record(trail, row) for row in rows]
+                number = trail.audit.c.audit_id
+                is_it = number == arguments.audit_id
+                # Most trails have none: what is cheap goes first.
+                if _rows(trails, name, sa.select(number).where(is_it), arguments.table):
+                    rows = trails.rows(_changes(trail, dropped=True).where(is_it))
+                    found += [Record(trail, row) for row in rows]
         if not found:
             raise CliError(f"no trail has a record {arguments.audit_id}")
         if arguments.json or arguments.csv:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from alembic_audit.catalog import AuditState, Name
-from alembic_audit.catalog.columns import read_columns, read_sizes
+from alembic_audit.catalog.columns import read_sizes
 from alembic_audit.cli import connect, output
 from alembic_audit.cli.errors import EXIT_HEALTHY
 from alembic_audit.cli.output import Plain
 from alembic_audit.cli.trails import Trails
+from alembic_audit.reading.database import audit_of
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -53,14 +54,13 @@ def run(arguments: Namespace) -> int:
     """Print the trails."""
     with connect.by_arguments(arguments) as connection:
         trails = Trails.read(connection, arguments)
-        audits = {name: _audit(name, state) for name, state in sorted(trails.states.items())}
+        audits = {name: audit_of(name, state) for name, state in sorted(trails.states.items())}
         sizes = read_sizes(connection, audits.values())
-        columns = read_columns(connection, audits.values())
         lines = []
         with output.progress(list(audits.items()), "counting") as each:
             for name, audit in each:
                 size, estimate = sizes.get(audit, (None, None))
-                read = _ends(audit, columns.get(audit, {}), counted=not arguments.estimate)
+                read = _ends(audit, trails.columns.get(audit, {}), counted=not arguments.estimate)
                 rows = [] if read is None else trails.some(name, read)
                 first, last, count = rows[0].values() if rows else (None, None, None)
                 lines.append(
@@ -78,10 +78,6 @@ def run(arguments: Namespace) -> int:
                 )
         output.write(arguments, lines, "audited tables")
     return EXIT_HEALTHY
-
-
-def _audit(name: Name, state: AuditState) -> Name:
-    return (state.spec.audit_schema or name[0], state.spec.audit_table)
 
 
 def _state(state: AuditState) -> str:

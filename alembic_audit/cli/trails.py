@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from alembic_audit.catalog import AuditState, Name
+from alembic_audit.catalog.columns import read_columns
 from alembic_audit.cli.errors import CliError
 from alembic_audit.cli.output import Replaced
 from alembic_audit.cli.text import escaped
@@ -26,12 +27,15 @@ class Trails:
 
     connection: sa.Connection
     states: dict[Name, AuditState]
+    columns: dict[Name, dict[str, str]]
     as_json: bool
 
     @classmethod
     def read(cls, connection: sa.Connection, arguments: Namespace) -> "Trails":
         """Look which trails there are."""
-        return cls(connection, database.read_states(connection), arguments.json)
+        states = database.read_states(connection)
+        audits = [database.audit_of(name, state) for name, state in states.items()]
+        return cls(connection, states, read_columns(connection, audits), arguments.json)
 
     def name_of(self, text: str) -> Name:
         """Return the table that a person means.
@@ -48,15 +52,17 @@ class Trails:
         Raises:
             ReadingError: It cannot be read.
         """
-        return database.read_trail(self.connection, name, self.states[name], as_json=self.as_json)
+        state = self.states[name]
+        columns = self.columns.get(database.audit_of(name, state), {})
+        return database.make_trail(name, state, columns, as_json=self.as_json)
 
-    def rows(self, statement: Any) -> Iterator[Mapping[str, Any]]:
+    def rows(self, statement: Any) -> Iterator[dict[str, Any]]:
         """Return the rows of a statement as they come."""
         streamed = self.connection.execution_options(yield_per=_BATCH)
         for row in streamed.execute(statement):
             yield dict(row._mapping)
 
-    def some(self, name: Name, statement: Any) -> list[Mapping[str, Any]]:
+    def some(self, name: Name, statement: Any) -> list[dict[str, Any]]:
         """Return rows of one of several trails; one that cannot be read is said, and left out."""
         try:
             with self.connection.begin_nested():

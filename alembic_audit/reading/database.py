@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from sqlalchemy.types import UserDefinedType
 
 from alembic_audit.catalog import AuditState, Name
-from alembic_audit.catalog.columns import read_columns
 from alembic_audit.catalog.everything import read_everything
 from alembic_audit.errors import ReadingError
 from alembic_audit.reading.trail import Trail, check_readable
@@ -84,15 +83,20 @@ def find(states: Mapping[Name, AuditState], name: str, default_schema: str) -> N
     raise ReadingError(f"{name!r} is not audited: {hint}")
 
 
-def read_trail(
-    connection: sa.Connection, name: Name, state: AuditState, *, as_json: bool = False
+def audit_of(name: Name, state: AuditState) -> Name:
+    """Return the audit table of an audited table, resolved."""
+    return (state.spec.audit_schema or name[0], state.spec.audit_table)
+
+
+def make_trail(
+    name: Name, state: AuditState, columns: Mapping[str, str], *, as_json: bool = False
 ) -> Trail:
     """Return a trail that reading takes in place of a Table.
 
     Args:
-        connection: Where its columns are looked up.
         name: The audited table, resolved.
         state: What ``read_states`` says of it.
+        columns: The columns of the audit table: name to the name of the type.
         as_json: Values come as JSON, in place of text.
 
     Raises:
@@ -100,8 +104,7 @@ def read_trail(
     """
     spec = state.spec
     check_readable(".".join(name), spec)
-    audit_name = (spec.audit_schema or name[0], spec.audit_table)
-    columns = read_columns(connection, [audit_name]).get(audit_name, {})
+    audit_name = audit_of(name, state)
     if missing := [one for one in OWN_COLUMNS["standard"] if one not in columns]:
         what = "has no " + ", ".join(missing) if columns else "is gone"
         raise ReadingError(f"the audit table {'.'.join(audit_name)} {what}")
