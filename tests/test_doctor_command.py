@@ -305,6 +305,58 @@ def test_env_without_models(shop: Shop, capsys: pytest.CaptureFixture[str]) -> N
     assert 2 == main(["doctor", "--coverage"])
 
 
+def test_run_migrations_of_ours(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    """An env.py that calls alembic_audit.run_migrations is examined as well."""
+    shop.env("import alembic_audit\noptions['audit_context'] = {}")
+    text = (shop.path / "env.py").read_text()
+    (shop.path / "env.py").write_text(
+        text.replace("context.run_migrations()", "alembic_audit.run_migrations(context)")
+    )
+
+    assert 0 == main(["doctor"])
+    assert "shop: 1 audited table, healthy (models of alembic.ini)\n" == printed(capsys, shop)
+
+
+ASYNC_ENV = """\
+import asyncio
+import runpy
+from pathlib import Path
+
+from alembic import context
+from sqlalchemy.ext.asyncio import create_async_engine
+
+models = runpy.run_path(str(Path(__file__).with_name("models.py")))
+
+def run(connection):
+    context.configure(
+        connection=connection,
+        target_metadata=models["metadata"],
+        autogenerate_plugins=["alembic.autogenerate.*", "alembic_audit"],
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+async def run_async():
+    engine = create_async_engine(%r)
+    async with engine.connect() as connection:
+        await connection.run_sync(run)
+    await engine.dispose()
+
+asyncio.run(run_async())
+"""
+
+
+def test_async_env(shop: Shop, database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """An env.py of Alembic's async template is examined over its driver."""
+    url = database.url("asyncpg").render_as_string(hide_password=False)
+    (shop.path / "env.py").write_text(ASYNC_ENV % url)
+
+    assert 0 == main(["doctor"])
+    shop.execute(DISABLE)
+    assert 1 == main(["doctor"])
+    assert DISABLED in printed(capsys, shop)
+
+
 def test_two_databases(shop: Shop, twin: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """Every context.configure() of an env.py with several databases is examined."""
     text = (shop.path / "env.py").read_text()

@@ -247,6 +247,9 @@ def test_terminal(
     assert 0 == shop.run("status")
     out, err = capsys.readouterr()
     assert "counting" in err and "counting" not in out and "┏" in out
+    assert 0 == shop.run("as-of", "account", "audit:4", "--csv")
+    out, err = capsys.readouterr()
+    assert "id,email,city\n7,b@x,Rome\n" == out and "reading" in err
 
 
 def test_terminal_shows_the_first_hundred(

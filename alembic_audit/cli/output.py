@@ -9,7 +9,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from alembic_audit.cli.text import escaped, is_hidden, value_text
 from alembic_audit.reading.database import RawJson
@@ -24,6 +24,9 @@ class Replaced:
 
     before: Mapping[str, Any]
     after: Mapping[str, Any]
+
+
+_T = TypeVar("_T")
 
 
 class Line(Protocol):
@@ -71,15 +74,14 @@ def write(arguments: Namespace, lines: Iterable[Line], title: str) -> int:
     limit = getattr(arguments, "limit", None)
     if limit is not None:
         lines = itertools.islice(lines, max(limit, 0))
-    if arguments.json:
-        return _count(print(to_json(line.nested())) for line in lines)
-    if arguments.csv:
-        return _write_csv(lines)
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        return _write_plain(lines)
+    if arguments.json or arguments.csv or not console.is_terminal:
+        if sys.stdout.isatty():
+            return _write_stream(arguments, lines)
+        with progress(lines, "reading") as counted:
+            return _write_stream(arguments, counted)
     kept = list(lines if limit is not None else itertools.islice(lines, ON_TERMINAL + 1))
     more = limit is None and len(kept) > ON_TERMINAL
     kept = kept[:ON_TERMINAL] if more else kept
@@ -87,6 +89,12 @@ def write(arguments: Namespace, lines: Iterable[Line], title: str) -> int:
     if more:
         console.print(f"the first {ON_TERMINAL} rows; --limit shows more")
     return len(kept)
+
+
+def _write_stream(arguments: Namespace, lines: Iterable[Line]) -> int:
+    if arguments.json:
+        return _count(print(to_json(line.nested())) for line in lines)
+    return _write_csv(lines) if arguments.csv else _write_plain(lines)
 
 
 def _count(printed: Iterable[None]) -> int:
@@ -184,8 +192,8 @@ def to_json(value: Any) -> str:
 
 
 @contextmanager
-def progress(items: Sequence[Any], what: str) -> Iterator[Iterable[Any]]:
-    """Show on a terminal how far a loop has come; it is gone afterwards."""
+def progress(items: Iterable[_T], what: str) -> Iterator[Iterable[_T]]:
+    """Show on a terminal, on standard error, how far a loop has come; it is gone afterwards."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -193,5 +201,6 @@ def progress(items: Sequence[Any], what: str) -> Iterator[Iterable[Any]]:
     if not console.is_terminal:
         yield items
         return
-    with Progress(console=console, transient=True) as bar:
+    # What is printed meanwhile stays on its own stream.
+    with Progress(console=console, transient=True, redirect_stdout=False) as bar:
         yield bar.track(items, description=what)
