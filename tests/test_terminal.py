@@ -336,6 +336,44 @@ def test_wrong(name: str, shop: Shop, alone: None, capsys: pytest.CaptureFixture
     assert ("", f"alembic-audit: {message}\n") == tuple(capsys.readouterr())
 
 
+def test_composite_key_hashes_and_truncate(
+    fresh: Shop, alone: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A key of several columns is as many arguments; hashes and TRUNCATE are shown as such."""
+    metadata = sa.MetaData()
+    sa.Table(
+        "line",
+        metadata,
+        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("code", sa.CHAR(3), primary_key=True),
+        sa.Column("secret", sa.Text),
+        info={"audit.options": {"enabled": True, "hash_columns": ["secret"]}},
+    )
+    write(
+        fresh.engine,
+        metadata,
+        "INSERT INTO line VALUES (1, 'abc', 's'), (1, 'a', NULL), (2, 'abc', NULL)",
+        "TRUNCATE line",
+    )
+
+    def printed(*arguments: str) -> list[list[str]]:
+        assert 0 == fresh.run(*arguments)
+        return [line.split("\t") for line in capsys.readouterr().out.splitlines()[1:]]
+
+    assert [["truncated", ""], ["inserted", "number: 1; code: a"]] == [
+        row[-2:] for row in printed("log", "line", "1", "a")
+    ]
+    (_, (*_, what)) = printed("log", "line", "1", "abc")
+    assert re.fullmatch(r"number: 1; code: abc; secret_sha256: \\x[0-9a-f]{64}", what)
+    assert [["1", "abc"]] == printed("as-of", "line", "audit:3", "1", "abc")
+    assert [] == printed("as-of", "line", "audit:4")
+    assert 2 == fresh.run("log", "line", "1")
+    assert (
+        "alembic-audit: the key of public.line is (number, code); write NUMBER CODE\n"
+        == capsys.readouterr().err
+    )
+
+
 def test_two_schemas(fresh: Shop, alone: None, capsys: pytest.CaptureFixture[str]) -> None:
     """A name that two schemas have is asked for; the default schema's is meant by itself."""
     metadata = sa.MetaData()
