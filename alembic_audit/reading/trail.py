@@ -141,11 +141,13 @@ class Trail:
 
 
 def trail_of(source: Any) -> Trail:
-    """Return the trail of a mapped class or a Table.
+    """Return the trail of a mapped class or a Table; a Trail is its own.
 
     Raises:
         ReadingError: It is neither, is not audited, has no key, or its records have no order.
     """
+    if isinstance(source, Trail):
+        return source
     table, mapper = _table_of(source)
     audit = derive(table)
     if audit is None:
@@ -153,18 +155,27 @@ def trail_of(source: Any) -> Trail:
             f"table {table.fullname!r} is not audited; mark it with @audited() or audit_table()"
         )
     spec: AuditSpec = audit.info[SPEC_KEY]
+    check_readable(table.fullname, spec)
+    return Trail(table, audit, spec, mapper)
+
+
+def check_readable(name: str, spec: AuditSpec) -> None:
+    """See that the records of a trail have an order and say which row they are of.
+
+    Raises:
+        ReadingError: They do not.
+    """
     if spec.audit_columns != "standard":
         raise ReadingError(
-            f"the audit table of {table.fullname!r} has the layout 'classic', whose records have "
+            f"the audit table of {name!r} has the layout 'classic', whose records have "
             "no order but their time; write 'audit_columns': 'standard', and the next migration "
             "numbers them"
         )
     if not spec.key:
         raise ReadingError(
-            f"table {table.fullname!r} has no primary key, so that its records do not say which "
+            f"table {name!r} has no primary key, so that its records do not say which "
             "row they are of; give it one, or query its audit table"
         )
-    return Trail(table, audit, spec, mapper)
 
 
 def until(records: NamedFromClause, when: When) -> sa.ColumnElement[bool]:

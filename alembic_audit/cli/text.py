@@ -1,0 +1,44 @@
+"""Text that is safe on a terminal."""
+
+import unicodedata
+
+_NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+# Control, format (which turns the direction of writing), surrogate, and both line separators.
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def escaped(text: str) -> str:
+    """Return *text* with control characters shown, so that none reaches a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(map(_shown, text))
+
+
+def is_hidden(character: str) -> bool:
+    """Return whether a character is none to be seen, and may be a command to a terminal."""
+    return unicodedata.category(character) in _HIDDEN
+
+
+def _shown(character: str) -> str:
+    if not is_hidden(character):
+        return character
+    if character in _NAMED:
+        return _NAMED[character]
+    number = ord(character)
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+LONGEST = 200
+"""How much of a value is shown to people; JSON and CSV hold all of it."""
+
+
+def value_text(value: object) -> str:
+    """Return a value for people: on one line, without control characters, not too long."""
+    if value is None:
+        return "NULL"
+    text = str(value)
+    if len(text) > LONGEST:
+        return f"{escaped(text[:LONGEST])}... ({len(text):,} characters)"
+    return escaped(text)

@@ -1,0 +1,225 @@
+"""Trails and records, as the commands that read take them."""
+
+import dataclasses
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from alembic_audit.catalog import AuditState, Name
+from alembic_audit.catalog.columns import read_columns
+from alembic_audit.cli.errors import CliError
+from alembic_audit.cli.output import Replaced
+from alembic_audit.cli.text import escaped
+from alembic_audit.errors import ReadingError
+from alembic_audit.reading import database
+from alembic_audit.reading.trail import Trail
+
+DID = {"I": "inserted", "U": "updated", "D": "deleted", "T": "truncated", "S": "snapshot"}
+_BATCH = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Trails:
+    """The trails of a database."""
+
+    connection: sa.Connection
+    states: dict[Name, AuditState]
+    columns: dict[Name, dict[str, str]]
+    as_json: bool
+
+    @classmethod
+    def read(cls, connection: sa.Connection, arguments: Namespace) -> "Trails":
+        """Look which trails there are."""
+        states = database.read_states(connection)
+        audits = [database.audit_of(name, state) for name, state in states.items()]
+        return cls(connection, states, read_columns(connection, audits), arguments.json)
+
+    def name_of(self, text: str) -> Name:
+        """Return the table that a person means.
+
+        Raises:
+            ReadingError: There is none.
+        """
+        default_schema = self.connection.dialect.default_schema_name or "public"
+        return database.find(self.states, text, default_schema)
+
+    def of(self, name: Name) -> Trail:
+        """Return a trail.
+
+        Raises:
+            ReadingError: It cannot be read.
+        """
+        state = self.states[name]
+        columns = self.columns.get(database.audit_of(name, state), {})
+        return database.make_trail(name, state, columns, as_json=self.as_json)
+
+    def rows(self, statement: Any) -> Iterator[dict[str, Any]]:
+        """Return the rows of a statement as they come."""
+        streamed = self.connection.execution_options(yield_per=_BATCH)
+        for row in streamed.execute(statement):
+            yield dict(row._mapping)
+
+    def some(self, name: Name, statement: Any) -> list[dict[str, Any]]:
+        """Return rows of one of several trails; one that cannot be read is said, and left out."""
+        try:
+            with self.connection.begin_nested():
+                return [dict(row._mapping) for row in self.connection.execute(statement)]
+        except sa.exc.DBAPIError as error:
+            leave_out(name, reason(error))
+            return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One record of a trail, with the one before.
+
+    Attributes:
+        trail: Whose it is.
+        row: A row of ``history`` or ``changes``.
+    """
+
+    trail: Trail
+    row: Mapping[str, Any]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The session settings, by name."""
+        return {each.name: self.row[each.column] for each in self.trail.spec.session_settings}
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What was recorded of the row, hashes under the names of their columns."""
+        return {stored: self.row[stored] for stored in self.trail.recorded.values()}
+
+    @property
+    def before(self) -> dict[str, Any] | None:
+        """What the record before says; None where there was no row."""
+        if self.row["audit_before_audit_id"] is None:
+            return None
+        return {
+            stored: self.row[f"audit_before_{stored}"] for stored in self.trail.recorded.values()
+        }
+
+    @property
+    def changed(self) -> list[str] | None:
+        """The columns that an UPDATE changed; hashes under the names of their columns."""
+        names = self.row[_named(self.row, "audit_changed")]
+        recorded = self.trail.recorded
+        return None if names is None else [recorded.get(name, name) for name in names]
+
+    @property
+    def dropped(self) -> dict[str, Any]:
+        """Values of columns that are not recorded any more."""
+        found = self.row[_named(self.row, "audit_dropped")] or {}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def difference(self) -> Replaced:
+        """Return what this record says that the one before did not."""
+        values, before = self.values, self.before or {}
+        if self.row["audit_operation"] == "T":
+            return Replaced({}, {})
+        if self.changed is not None:
+            changed = self.changed
+            return Replaced(
+                {name: before[name] for name in changed if name in before},
+                {name: values[name] for name in changed if name in values},
+            )
+        return Replaced({}, {name: value for name, value in values.items() if value is not None})
+
+    def cells(self) -> dict[str, Any]:
+        """Return the cells for people."""
+        row = self.row
+        return {
+            "#": row["audit_id"],
+            "when": row["audit_operation_timestamp"],
+            "tx": row["audit_transaction_id"],
+            "role": row["audit_current_user"],
+            **{f"audit.{name}": value for name, value in self.settings.items()},
+            "did": DID.get(plain(row["audit_operation"]), row["audit_operation"]),
+            "what": self.difference(),
+        }
+
+    def flat(self) -> dict[str, Any]:
+        """Return the fields of CSV."""
+        own = {name: self.row[name] for name in self.trail.spec.audit_column_names}
+        return {**own, "audit_changed": self.changed}
+
+    def nested(self) -> dict[str, Any]:
+        """Return the object of JSON."""
+        row = self.row
+        return {
+            "table": ".".join((self.trail.table.schema or "", self.trail.table.name)),
+            "audit_id": row["audit_id"],
+            "operation": row["audit_operation"],
+            "timestamp": row["audit_operation_timestamp"],
+            "transaction_id": row["audit_transaction_id"],
+            "current_user": row["audit_current_user"],
+            "settings": self.settings,
+            "row": self.values,
+            "before": self.before,
+            "changed": self.changed,
+            "dropped": self.dropped,
+        }
+
+
+def key_of(trail: Trail, given: Sequence[str]) -> Sequence[str]:
+    """Return the values of a key.
+
+    Raises:
+        CliError: There are too many or too few.
+    """
+    if len(given) != len(trail.spec.key):
+        wanted = " ".join(name.upper() for name in trail.spec.key)
+        raise CliError(
+            escaped(
+                f"the key of {trail.table.fullname} is ({', '.join(trail.spec.key)}); write "
+                f"{wanted}"
+            )
+        )
+    return given
+
+
+def is_nothing(trail: Trail, key: Sequence[str]) -> str:
+    """Return what is said where there is no record of a key."""
+    pairs = ", ".join(f"{name} = {value}" for name, value in zip(trail.spec.key, key, strict=True))
+    return f"nothing is recorded of {trail.table.fullname} with {pairs}"
+
+
+def leave_out(name: Name, why: str) -> None:
+    """Say that a trail is left out."""
+    print(escaped(f"{'.'.join(name)} is left out: {why}"), file=sys.stderr)
+
+
+def reason(error: sa.exc.DBAPIError) -> str:
+    """Return the first line of what the database said."""
+    return str(error.orig).strip().partition("\n")[0]
+
+
+def plain(value: str) -> str:
+    """Return the text in a JSON string, or text as it is."""
+    return value.strip('"')
+
+
+def _named(row: Mapping[str, Any], name: str) -> str:
+    """Return a label that got ``_`` after it while it was taken."""
+    while f"{name}_" in row:
+        name += "_"
+    return name
+
+
+def readable(trails: Trails, names: Sequence[str]) -> Iterator[tuple[Name, Trail]]:
+    """Return the trails with these names; all that can be read without names.
+
+    Raises:
+        ReadingError: One that is named cannot be read.
+    """
+    for name in [trails.name_of(text) for text in names] or sorted(trails.states):
+        try:
+            yield name, trails.of(name)
+        except ReadingError as error:
+            if names:
+                raise
+            leave_out(name, str(error))
