@@ -458,7 +458,7 @@ def _check_audit_table_owner(spec: AuditSpec, table: str) -> list[str]:
         f"        {literal(table)}, ' OWNER TO ', {role}, ', or migrate as the owner; if not, '",
         "        'rename it, or name another audit table.');",
         "  END IF;",
-        "  SELECT pg_catalog.string_agg(what, ', ') INTO missing FROM (",
+        "  SELECT pg_catalog.string_agg(what, ', ' ORDER BY what) INTO missing FROM (",
         "    SELECT pg_catalog.concat('rule ', pg_catalog.quote_ident(rulename)) AS what",
         f"    FROM pg_catalog.pg_rewrite WHERE ev_class OPERATOR(pg_catalog.=) {oid}",
         "      AND ev_type OPERATOR(pg_catalog.=) '3'",
