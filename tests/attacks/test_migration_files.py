@@ -49,16 +49,12 @@ def harmless(text: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("written", "name"),
-    [("op.drop('{}')", HOSTILE[2]), ("# {}\nop.drop()", LINES), ('op.drop("""{}""")', HOSTILE[0])],
+    ("written", "name"), [("op.drop('{}')", HOSTILE[2]), ("# {}\nop.drop()", LINES)]
 )
 def test_text_written_as_it_is(written: str, name: str) -> None:
     """The control: between quotes, or in a comment, such a name is code."""
     assert harmless(written.format("x"))
-    try:
-        assert not harmless(written.format(name))
-    except SyntaxError:  # what stands behind the code
-        assert "raise SystemExit" in name or '"""' in name
+    assert not harmless(written.format(name))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -85,7 +81,8 @@ def test_hostile_function(tmp_path: Path, database: Database, where: str, name: 
     with connection.cursor() as cursor:
         cursor.execute(
             f"CREATE TABLE public.{table} (id int);"
-            f"CREATE FUNCTION public.{function}() RETURNS trigger LANGUAGE plpgsql AS {literal(body)};"
+            f"CREATE FUNCTION public.{function}() RETURNS trigger LANGUAGE plpgsql "
+            f"AS {literal(body)};"
             f"CREATE TRIGGER {trigger} AFTER INSERT ON public.{table} FOR EACH ROW "
             f"EXECUTE FUNCTION public.{function}({argument})"
         )
