@@ -326,7 +326,7 @@ def test_missing_right(
 def test_audit_table_of_another(
     project: Project, database: Database, migrator: str, granted: bool
 ) -> None:
-    """Who may not insert into a kept audit table cannot begin a trail that could not record."""
+    """A kept audit table of another role: a trail could not record, or its owner could forge it."""
     project.engine = database.engine
     project.config.attributes["engine"] = database.engine
     project.upgrade()
@@ -343,6 +343,7 @@ def test_audit_table_of_another(
         assert f'role {migrator} may not insert into "public"."account_audit"' in str(caught.value)
         assert before == snapshot(database.engine)
         return
+    # The owner is a superuser here, who may do anything anyhow.
     project.upgrade()
     with database.engine.begin() as connection:
         connection.exec_driver_sql("INSERT INTO account VALUES (2, 'b@x')")

@@ -502,6 +502,75 @@ def _check_audit_table(spec: AuditSpec, table: str) -> list[str]:
         f"      pg_catalog.concat({literal(emptied)}, missing),",
         f"      HINT = {literal(nullable)};",
         "  END IF;",
+        *_check_audit_table_owner(spec, table),
+    ]
+
+
+def _check_audit_table_owner(spec: AuditSpec, table: str) -> list[str]:
+    """Return what refuses an audit table that would run code of others as the function's owner.
+
+    Triggers, rules, defaults and constraints of the audit table run as who inserts into it, which
+    is the function's owner. So who owns the table, and the functions that it calls, must be able
+    to act as that role anyhow; that the role could act as them is not enough.
+    """
+    role = literal(spec.owner) if spec.owner else "current_user"
+    oid = f"pg_catalog.to_regclass({literal(table)})"
+    elsewhere = f"table {table} belongs to "
+    may = "who could read, forge and delete records, and run code as "
+    calls = f"an INSERT into {table} would run, with the rights of its audit function, "
+
+    def trusted(owner: str) -> str:
+        return (
+            f"(pg_catalog.pg_has_role({owner}, {role}::pg_catalog.name, 'MEMBER')"
+            f" OR pg_catalog.pg_get_userbyid({owner}) OPERATOR(pg_catalog.=) current_user)"
+        )
+
+    return [
+        "  SELECT pg_catalog.pg_get_userbyid(relowner)::pg_catalog.text INTO missing",
+        f"  FROM pg_catalog.pg_class WHERE oid OPERATOR(pg_catalog.=) {oid}",
+        f"    AND NOT {trusted('relowner')};",
+        "  IF missing IS NOT NULL THEN",
+        "    RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE =",
+        f"      pg_catalog.concat({literal(elsewhere)}, missing, {literal(', ' + may)}, {role}),",
+        "      HINT = pg_catalog.concat('If its records are yours, ALTER TABLE ',",
+        f"        {literal(table)}, ' OWNER TO ', {role}, ', or migrate as the owner; if not, '",
+        "        'rename it, or name another audit table.');",
+        "  END IF;",
+        "  SELECT pg_catalog.string_agg(what, ', ' ORDER BY what) INTO missing FROM (",
+        "    SELECT pg_catalog.concat('rule ', pg_catalog.quote_ident(rulename)) AS what",
+        f"    FROM pg_catalog.pg_rewrite WHERE ev_class OPERATOR(pg_catalog.=) {oid}",
+        "      AND ev_type OPERATOR(pg_catalog.=) '3'",
+        "    UNION",
+        "    SELECT pg_catalog.concat('function ', p.oid::pg_catalog.regprocedure, ' of ',",
+        "      pg_catalog.pg_get_userbyid(p.proowner))",
+        f"    FROM pg_catalog.pg_proc AS p WHERE NOT {trusted('p.proowner')} AND (EXISTS (",
+        "      SELECT FROM pg_catalog.pg_trigger WHERE tgfoid OPERATOR(pg_catalog.=) p.oid",
+        f"        AND tgrelid OPERATOR(pg_catalog.=) {oid}",
+        "    ) OR EXISTS (",
+        "      SELECT FROM pg_catalog.pg_depend AS d",
+        "      WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass",
+        "        AND d.refobjid OPERATOR(pg_catalog.=) p.oid AND (EXISTS (",
+        "          SELECT FROM pg_catalog.pg_depend AS o",
+        "          WHERE o.classid OPERATOR(pg_catalog.=) d.classid",
+        "            AND o.objid OPERATOR(pg_catalog.=) d.objid AND o.refclassid",
+        "              OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass",
+        f"            AND o.refobjid OPERATOR(pg_catalog.=) {oid}",
+        "        ) OR EXISTS (",
+        "          SELECT FROM pg_catalog.pg_constraint AS c",
+        "          JOIN pg_catalog.pg_attribute AS a",
+        "            ON a.atttypid OPERATOR(pg_catalog.=) c.contypid",
+        "          WHERE d.classid OPERATOR(pg_catalog.=)",
+        "              'pg_catalog.pg_constraint'::pg_catalog.regclass",
+        "            AND d.objid OPERATOR(pg_catalog.=) c.oid",
+        f"            AND a.attrelid OPERATOR(pg_catalog.=) {oid}",
+        "        ))",
+        "    ))",
+        "  ) AS others;",
+        "  IF missing IS NOT NULL THEN",
+        "    RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE =",
+        f"      pg_catalog.concat({literal(calls)}, missing),",
+        "      HINT = 'Drop what calls it, or name another audit table.';",
+        "  END IF;",
     ]
 
 
