@@ -174,7 +174,7 @@ def test_a_restored_dump(engine: sa.Engine) -> None:
         connection.execute(thing.insert(), {"id": 1})
         connection.exec_driver_sql("UPDATE thing_audit SET audit_transaction_id = 9000000000")
         connection.commit()
-        with pytest.raises(ReadingError, match="'thing' holds transaction 9000000000,.*restored"):
+        with pytest.raises(ReadingError, match=r"'thing' holds transaction 9000000000,.*restored"):
             list(export(connection, thing))
 
 
@@ -186,3 +186,10 @@ def test_no_cursor(engine: sa.Engine, after: str) -> None:
             export(connection, thing, after=after)
         with pytest.raises(ReadingError, match="export of nothing"):
             export(connection)
+
+
+def test_autocommit(engine: sa.Engine) -> None:
+    """Where each statement is a transaction the formats would not hold: refused."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with pytest.raises(ReadingError, match="AUTOCOMMIT"):
+            list(export(connection, thing))

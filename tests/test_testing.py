@@ -1,4 +1,4 @@
-"""What tests of applications use: assert_audited, the fixture, and that both stay out of the way."""
+"""What tests of applications use: assert_audited and the fixture, which stay out of the way."""
 
 import asyncio
 import subprocess

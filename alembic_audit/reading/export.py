@@ -50,8 +50,8 @@ def export(connection: sa.Connection, *sources: Any, after: str | None = None) -
         after: The cursor of the last Line that was kept; None from the beginning.
 
     Raises:
-        ReadingError: A trail cannot be read, *after* is no cursor, or transaction ids lie in the
-            future, as after a dump was restored in another server.
+        ReadingError: A trail cannot be read, *after* is no cursor, the connection is in AUTOCOMMIT, or
+            transaction ids lie in the future, as after a dump was restored in another server.
     """
     trails = [trail_of(source) for source in sources]
     if not trails:
@@ -155,6 +155,9 @@ def _formats(connection: sa.Connection) -> Iterator[None]:
     before = connection.execute(
         sa.select(*(sa.func.current_setting(name).label(name) for name in FORMATS))
     ).one()
+    driver: Any = connection.connection.dbapi_connection
+    if driver.autocommit:
+        raise ReadingError("export in AUTOCOMMIT: it needs one transaction; set isolation_level")
     _set(connection, FORMATS)
     try:
         yield
