@@ -191,6 +191,6 @@ def test_no_cursor(engine: sa.Engine, after: str) -> None:
 
 def test_autocommit(engine: sa.Engine) -> None:
     """Where each statement is a transaction the formats would not hold: refused."""
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        with pytest.raises(ReadingError, match="AUTOCOMMIT"):
-            list(export(connection, thing))
+    plain = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    with plain as connection, pytest.raises(ReadingError, match="AUTOCOMMIT"):
+        list(export(connection, thing))
