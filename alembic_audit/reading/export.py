@@ -50,7 +50,7 @@ def export(connection: sa.Connection, *sources: Any, after: str | None = None) -
         after: The cursor of the last Line that was kept; None from the beginning.
 
     Raises:
-        ReadingError: A trail cannot be read, *after* is no cursor, the connection is in AUTOCOMMIT, or
+        ReadingError: A trail cannot be read, *after* is no cursor, in AUTOCOMMIT, or
             transaction ids lie in the future, as after a dump was restored in another server.
     """
     trails = [trail_of(source) for source in sources]
