@@ -9,7 +9,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.schema import CreateTable
 
 import alembic_audit
-from alembic_audit import DeclarationError, NotBuiltError, audit_table, audited
+from alembic_audit import DeclarationError, audit_table, audited
 from alembic_audit.tables import derive, derive_all, storage_type
 
 PG: Any = sa.create_mock_engine("postgresql+psycopg2://", print).dialect
@@ -402,25 +402,6 @@ def test_mistake_in_disabled_options() -> None:
         derive(table(info={"audit.options": {"enabled": False, "reasons": "none"}}))
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("sparse_columns", ["email"]),
-        ("level", "auto"),
-        ("level", "statement"),
-    ],
-)
-def test_not_built(option: str, value: Any) -> None:
-    """A documented option that is not built yet is refused by its name."""
-    with pytest.raises(NotBuiltError, match=f"option '{option}' in .*'account' is not built yet"):
-        derive(table(info=info(**{option: value})))
-
-
-def test_default_of_not_built() -> None:
-    """The documented default of an option that is not built yet is no mistake."""
-    assert derive(table(info=info(level="row"))) is not None
-
-
 def test_audit_of_an_audit_table() -> None:
     """An audit table is not audited, and asking for it is an error."""
     account = table(info=info())
@@ -562,7 +543,7 @@ def test_convention_is_wrong(convention: Any) -> None:
 
 def test_names() -> None:
     """Names follow the conventions; the tokens know both schemas."""
-    account = table(info=info(schema_name="history"), schema="app")
+    account = table(info=info(schema_name="history", level="row"), schema="app")
     derive(account)
     spec = account.info["audit.spec"]
     assert (spec.audit_schema, spec.audit_table) == ("history", "account_audit")

@@ -3,7 +3,6 @@
 from typing import Any, Literal, TypeVar, overload
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapper, aliased, defer
 
 from alembic_audit.errors import ReadingError
@@ -93,44 +92,60 @@ def _replayable(source: Any) -> Trail:
 def _rows(trail: Trail, when: When, *, dropped: bool) -> sa.Subquery:
     """Return the rows there were: the last record of each key, unless it or a TRUNCATE ends it."""
     audit, truncates = trail.audit.alias(), trail.audit.alias()
-    key = trail.key_of(audit)
     columns = [audit.c[name] for name in trail.recorded if name in trail.spec.columns]
+    newest = _newest(trail, when)
     extra = []
     if dropped:
         known = [column.name for column in trail.audit.columns]
         extra.append(dropped_values(audit, known).label(_dropped(trail)))
-    # Backwards, so that the index on the key and audit_id gives this very order.
-    last = _distinct_on(
-        sa.select(*columns, *extra, audit.c.audit_operation, audit.c.audit_id)
-        .where(*(column.is_not(None) for column in key), until(audit, when))
-        .order_by(*(column.desc() for column in key), audit.c.audit_id.desc()),
-        key,
-    ).subquery()
     emptied = (
         sa.select(sa.func.max(truncates.c.audit_id))
         .where(trail.is_truncate(truncates), until(truncates, when))
         .scalar_subquery()
     )
     shown: list[sa.ColumnElement[Any]] = [
-        sa.type_coerce(last.c[column.name], trail.type_of(column.name)).label(column.name)
+        sa.type_coerce(
+            newest.c[column.name] if _is_exact(trail, column.name) else column,
+            trail.type_of(column.name),
+        ).label(column.name)
         for column in columns
     ]
     if trail.mapper is not None:
         lost = {column.name: column for column in trail.table.columns}
         shown += [sa.cast(sa.null(), lost[name].type).label(name) for name in _lost(trail)]
-    if dropped:
-        shown.append(last.c[_dropped(trail)])
+    # By key and number: a filter on the key then narrows both sides.
+    same = [newest.c[name] == audit.c[name] for name in (*trail.spec.key, "audit_id")]
     return (
-        sa.select(*shown)
-        .where(last.c.audit_operation != "D", last.c.audit_id > sa.func.coalesce(emptied, 0))
+        sa.select(*shown, *extra)
+        .select_from(newest)
+        .join(audit, sa.and_(*same))
+        .where(audit.c.audit_operation != "D", audit.c.audit_id > sa.func.coalesce(emptied, 0))
         .subquery()
     )
 
 
-def _distinct_on(statement: "sa.Select[Any]", key: list[sa.ColumnElement[Any]]) -> "sa.Select[Any]":
-    if hasattr(postgresql, "distinct_on"):  # SQLAlchemy 2.1, which deprecates the other way
-        return statement.ext(postgresql.distinct_on(*key))
-    return statement.distinct(*key)
+def _newest(trail: Trail, when: When) -> sa.Subquery:
+    """Return each key and the number of its last record.
+
+    An aggregate, not DISTINCT ON: that takes its order from the index, and reads the heap by it.
+    """
+    audit = trail.audit.alias()
+    key = trail.key_of(audit)
+    return (
+        sa.select(*key, sa.func.max(audit.c.audit_id).label("audit_id"))
+        .where(*(column.is_not(None) for column in key), until(audit, when))
+        .group_by(*key)
+        .subquery()
+    )
+
+
+def _is_exact(trail: Trail, name: str) -> bool:
+    """Whether equal keys look alike (1.0 and 1.00 do not): then that of the aggregate is shown.
+
+    A filter by range is pushed down to it, one by equality in either case.
+    """
+    exact = (sa.Integer, sa.Uuid, sa.Date)
+    return name in trail.spec.key and isinstance(trail.audit.c[name].type, exact)
 
 
 def _entity(trail: Trail, rows: sa.Subquery) -> Any:

@@ -1,0 +1,172 @@
+"""export: records as JSON Lines, each once, however their transactions overlapped."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from alembic_audit.errors import ReadingError
+from alembic_audit.reading.trail import Trail, dropped_values, trail_of
+
+BATCH = 1000
+"""How many records are fetched at a time."""
+
+FORMATS = {
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "iso_8601",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+}
+"""What the text of a value depends on, and what it is while an export runs."""
+
+
+class Line(NamedTuple):
+    """One record.
+
+    Attributes:
+        text: A JSON object, without a line break.
+        cursor: What ``export(after=...)`` takes to go on after this record.
+    """
+
+    text: str
+    cursor: str
+
+
+def export(connection: sa.Connection, *sources: Any, after: str | None = None) -> Iterator[Line]:
+    """Yield the records of transactions that are over, by table, transaction and record.
+
+    It stops before the oldest transaction that still runs, whatever its records are numbered, and
+    so does one that runs for long: later records wait for it. Exports that go on from each other's
+    last cursor hold each record once. Records are streamed; the connection is not to be used for
+    anything else, and stays in its transaction, until the iterator is exhausted or closed.
+
+    Args:
+        connection: A connection that may read the audit tables.
+        *sources: Audited classes or Tables.
+        after: The cursor of the last Line that was kept; None from the beginning.
+
+    Raises:
+        ReadingError: A trail cannot be read, *after* is no cursor, in AUTOCOMMIT, or
+            transaction ids lie in the future, as after a dump was restored in another server.
+    """
+    trails = [trail_of(source) for source in sources]
+    if not trails:
+        raise ReadingError("export of nothing; name audited classes or Tables")
+    return _lines(connection, trails, _positions(after))
+
+
+def _lines(
+    connection: sa.Connection, trails: list[Trail], positions: dict[str, tuple[int, int]]
+) -> Iterator[Line]:
+    with _formats(connection):
+        for trail in trails:
+            _check(connection, trail, positions)
+            name = trail.table.fullname
+            rows = connection.execute(
+                _records(trail, positions.get(name)), execution_options={"yield_per": BATCH}
+            )
+            with rows:
+                for transaction, number, record, dropped in rows:
+                    positions[name] = (transaction, number)
+                    text = (
+                        f'{{"table": {json.dumps(name)}, "record": {record}, "dropped": {dropped}}}'
+                    )
+                    yield Line(text, json.dumps(positions, sort_keys=True))
+
+
+def _records(trail: Trail, after: tuple[int, int] | None) -> "sa.Select[Any]":
+    """Return the records that are over, in the statement whose snapshot says which these are."""
+    audit = trail.audit
+    known = [column.name for column in audit.columns]
+    shown = sa.select(*(_value(column).label(column.name) for column in audit.columns))
+    record = shown.correlate(audit).subquery("audit_record")
+    whole = sa.select(sa.cast(sa.func.row_to_json(record.table_valued()), sa.Text))
+    transaction, number = _transaction(audit), audit.c.audit_id
+    statement = sa.select(
+        transaction,
+        number,
+        whole.correlate(audit).scalar_subquery(),
+        sa.cast(dropped_values(audit, known), sa.Text),
+    ).where(transaction < _bound("xmin"))
+    if after is not None:
+        position = sa.tuple_(*(sa.literal(one, sa.BigInteger) for one in after))
+        statement = statement.where(sa.tuple_(transaction, number) > position)
+    return statement.order_by(transaction, number)
+
+
+def _transaction(audit: sa.Table) -> sa.ColumnElement[int]:
+    # Records that were taken over from another trail may have none; they are older.
+    return sa.func.coalesce(audit.c.audit_transaction_id, sa.literal_column("0"))
+
+
+def _bound(name: str) -> sa.ColumnElement[int]:
+    """Return a bound of the snapshot of the statement as a number; there is no cast but by text."""
+    snapshot = sa.func.pg_current_snapshot()
+    return sa.cast(
+        sa.cast(getattr(sa.func, f"pg_snapshot_{name}")(snapshot), sa.Text), sa.BigInteger
+    )
+
+
+def _value(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    """Return a value as JSON has it, or else its text."""
+    kept = (sa.Integer, sa.Boolean, sa.String, postgresql.JSONB)
+    return column if isinstance(column.type, kept) else sa.cast(column, sa.Text)
+
+
+def _check(
+    connection: sa.Connection, trail: Trail, positions: Mapping[str, tuple[int, int]]
+) -> None:
+    """Refuse transaction ids that this server has not given yet."""
+    latest = sa.select(sa.func.max(trail.audit.c.audit_transaction_id)).scalar_subquery()
+    newest, now = connection.execute(sa.select(latest, _bound("xmax"))).one()
+    name = trail.table.fullname
+    for what, number in (
+        (f"the trail of {name!r} holds", newest),
+        ("the cursor is of", positions.get(name, (0, 0))[0]),
+    ):
+        if number is not None and number >= now:
+            raise ReadingError(
+                f"{what} transaction {number}, where this server has come to {now}: a dump was "
+                "restored here, and its transaction ids say nothing; export it by audit_id once, "
+                "with nobody writing, and begin a new trail"
+            )
+
+
+def _positions(after: str | None) -> dict[str, tuple[int, int]]:
+    if after is None:
+        return {}
+    try:
+        found = json.loads(after)
+        kept = {name: (int(at[0]), int(at[1])) for name, at in found.items() if len(at) == 2}
+    except (AttributeError, LookupError, TypeError, ValueError):
+        kept, found = {}, None
+    if found is None or len(kept) != len(found):
+        raise ReadingError(f"{after!r} is no cursor; write the cursor of a Line, or None")
+    return kept
+
+
+@contextmanager
+def _formats(connection: sa.Connection) -> Iterator[None]:
+    """Set the formats of values, and put back those there were."""
+    before = connection.execute(
+        sa.select(*(sa.func.current_setting(name).label(name) for name in FORMATS))
+    ).one()
+    driver: Any = connection.connection.dbapi_connection
+    if driver.autocommit:
+        raise ReadingError("export in AUTOCOMMIT: it needs one transaction; set isolation_level")
+    _set(connection, FORMATS)
+    try:
+        yield
+    finally:
+        if connection.in_transaction() and not connection.invalidated:
+            _set(connection, dict(zip(FORMATS, before, strict=True)))
+
+
+def _set(connection: sa.Connection, formats: Mapping[str, str]) -> None:
+    connection.execute(
+        sa.select(*(sa.func.set_config(name, value, True) for name, value in formats.items()))
+    ).all()
