@@ -325,6 +325,13 @@ def _with_level(
     if level == "statement" and reason:
         raise SpecError(f"level 'statement' does not go with {reason}; write level 'row' or 'auto'")
     if level == "row" or reason:
+        if table.primary_key.deferrable and "update" in made.operations:
+            raise SpecError(
+                "its primary key is DEFERRABLE, so that two rows can change places in one UPDATE, "
+                "and the records of a row trigger could not be replayed; "
+                + (f"leave out {reason}" if reason else "write level 'statement'")
+                + ", or make the key NOT DEFERRABLE"
+            )
         return made
     return dataclasses.replace(made, level="statement")
 
@@ -336,33 +343,7 @@ def _rows_needed(table: sa.Table, *, has_children: bool) -> str | None:
         return "a partitioned table"
     if postgres["inherits"] or has_children:
         return "inheritance"
-    if "FOREIGN" in _prefixes(table):
-        return "a foreign table"
-    return "a cycle of foreign keys with ON UPDATE" if _updates_itself(table) else None
-
-
-def _updates_itself(table: sa.Table) -> bool:
-    """Return whether an UPDATE can make PostgreSQL update the same table again.
-
-    The update that a foreign key makes is recorded before the one that caused it; where both are of
-    one row the last record would be the earlier state.
-    """
-    seen: set[sa.Table] = set()
-    ahead = [table]
-    while ahead:
-        for constraint in ahead.pop().foreign_key_constraints:
-            if (constraint.onupdate or "NO ACTION").upper() in ("NO ACTION", "RESTRICT"):
-                continue
-            try:
-                referred = constraint.referred_table
-            except sa.exc.InvalidRequestError:  # declared later; deriving is repeated
-                continue
-            if referred is table:
-                return True
-            if referred not in seen:
-                seen.add(referred)
-                ahead.append(referred)
-    return False
+    return "a foreign table" if "FOREIGN" in _prefixes(table) else None
 
 
 def inherited(metadata: sa.MetaData) -> set[str]:

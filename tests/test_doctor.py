@@ -1,7 +1,6 @@
 """Doctor: every kind of finding, made on a real database; a healthy one has none."""
 
 import asyncio
-import dataclasses
 import os
 import re
 from collections.abc import Iterator
@@ -820,10 +819,6 @@ def test_drivers(driver: str, healthy: Database) -> None:
     assert ["setting never set", "transaction ids from the future"] == found
 
 
-HAS_LEVELS = "level" in {field.name for field in dataclasses.fields(AuditSpec)}
-
-
-@pytest.mark.skipif(not HAS_LEVELS, reason="there are no trails at statement level yet")
 def test_statement_level(connection: sa.Connection) -> None:
     """At statement level children and other AFTER ROW triggers make the trail wrong."""
     metadata = sa.MetaData()

@@ -19,7 +19,11 @@ def models(audited: bool = True, **options: Any) -> sa.MetaData:
     """Two tables of the default schema, one audited, and an audited one of another schema."""
     metadata = sa.MetaData()
     for name, schema in (("account", None), ("plain", None), ("account", "app")):
-        info = {"audit.options": {"enabled": True, "level": "row", **options}} if name == "account" else {}
+        info = (
+            {"audit.options": {"enabled": True, "level": "row", **options}}
+            if name == "account"
+            else {}
+        )
         sa.Table(
             name,
             metadata,

@@ -149,7 +149,9 @@ def _operations(
         states,
         begin_anew=rows.retyped_keys(theirs, changes, default_schema),
         compile_anew=rows.compiled_with_other_types(theirs, changes, default_schema),
-        unrecorded=rows.unrecorded(theirs, declared, states, default_schema),
+        unrecorded=rows.unrecorded(
+            theirs, declared, {name: one.spec for name, one in states.items()}, default_schema
+        ),
     )
     strays = diff.drop_strays(found.strays, default_schema)
     merged = order.merge(theirs, [*strays, *ours], default_schema)

@@ -96,7 +96,9 @@ def _models(migration: MigrationContext) -> Models:
     everything: list[AuditSpec] = ops.info[compare._DERIVED]
     schemas = _schemas(context, default_schema)
     known = compare._tables(context, default_schema)
-    declared, _ = compare._filtered(context, everything, Catalog({}, [], {}, []), default_schema)
+    declared, _ = compare._filtered(
+        context, everything, Catalog({}, [], {}, [], {}), default_schema
+    )
     return Models(
         connection,
         compare._metadatas(context),

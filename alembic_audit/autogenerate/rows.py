@@ -1,5 +1,6 @@
 """What a migration does to rows and compiled functions that no trigger sees. Pure functions."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
@@ -65,18 +66,18 @@ def retyped_keys(
 def unrecorded(
     operations: Sequence[MigrateOperation],
     declared: Mapping[Name, AuditSpec],
-    audited: Collection[Name],
+    audited: Mapping[Name, AuditSpec],
     default_schema: str,
 ) -> set[Name]:
     """Return the declared tables with rows that the trail does not have as they are afterwards.
 
-    That is a table which exists when its audit begins, and one of which a column is added with a
-    default, added again, or retyped.
+    That is a table which exists when its audit begins, one of which a column is added with a
+    default, added again, or retyped, and one of which more is recorded than before.
 
     Args:
         operations: Alembic's operations, protected.
         declared: What the models ask for, by audited table.
-        audited: The tables that have a trail already.
+        audited: The trails that there are, by audited table.
         default_schema: What a schema of None means.
     """
     each = list(_flat(operations))
@@ -87,8 +88,11 @@ def unrecorded(
         if isinstance(op, AddAuditColumnOp)
     }
     changed = set()
+    added: dict[Name, set[str]] = defaultdict(set)
     for op in each:
         name = table_of(op, default_schema)
+        if isinstance(op, ops.AddColumnOp):
+            added[name].add(op.column.name)
         spec = declared.get(name)
         if spec is None:
             continue
@@ -98,7 +102,22 @@ def unrecorded(
             audit = (spec.audit_schema or default_schema, spec.audit_table, op.column.name)
             if op.column.server_default is not None or audit not in audit_columns:
                 changed.add(name)
-    return changed | (set(declared) - created - set(audited))
+    more = {
+        name
+        for name, old in audited.items()
+        if name in declared and _records_more(old, declared[name], added[name])
+    }
+    return changed | more | (set(declared) - created - set(audited))
+
+
+def _records_more(old: AuditSpec, new: AuditSpec, added: Collection[str]) -> bool:
+    """Return whether there is something of present rows that only the new spec records."""
+    return bool(
+        set(new.columns) - set(old.columns) - set(added)
+        or set(new.hash_columns) - set(old.stored) - set(added)
+        or set(old.ignore_columns) & set(new.watched)
+        or set(new.operations) - set(old.operations) - {"truncate"}
+    )
 
 
 def _flat(operations: Iterable[MigrateOperation]) -> Iterator[MigrateOperation]:

@@ -21,7 +21,7 @@ def drift(trail: Trail) -> Iterator[Finding]:
 def triggers(trail: Trail) -> Iterator[Finding]:
     """Triggers of others: before ours, between its rows, on the audit table, or writing to it."""
     ours = trail.spec.trigger_names.get("row", "").encode()
-    at_statement_level = getattr(trail.spec, "level", "row") == "statement"
+    at_statement_level = trail.spec.level == "statement"
     writers = trail.health.writers_of(trail.place.audit)
     for one in writers:
         what, drop = _said(one)
@@ -80,7 +80,7 @@ def children(trail: Trail) -> Iterator[Finding]:
             yield trail.finding(
                 kinds.CHILD, f"{qualify(*child)} inherits from it: writes there are not recorded"
             )
-            if getattr(spec, "level", "row") == "statement":
+            if spec.level == "statement":
                 yield trail.finding(
                     kinds.STATEMENT_LEVEL,
                     f"{qualify(*child)} inherits from it: a write through the parent is recorded "

@@ -241,22 +241,18 @@ def shape(picks: Picks, level: str) -> Shape:
              if picks.below(4) == 1}  # fmt: skip
     who = picks.of(([], [sa.Column("who", sa.Text)], [sa.Column("who", sa.Text, nullable=False)]))
     options: dict[str, Any] = {**flags, **({"session_settings": who} if who else {})}
-    if level != "row":
-        options["level"] = level
+    options["level"] = level
     table = picks.of(NAMES)
     parts: tuple[str, ...] = ()
     if key != 0 and picks.below(5) == 1:
         parts = (f"{table[:20]}_low", f"{table[:20]}_high")
         options["partitions"] = list(parts)
-    # Rows may pass one key through another, and a trail of rows cannot say so: test_known.py.
-    deferrable = level != "row" and key and not parts and picks.below(4) == 1
     return Shape(
         table=table,
         columns=tuple(columns),
         key=key,
         options=options,
         parts=parts,
-        constraint="DEFERRABLE" if deferrable else "",
         parent=parent,
         stamped=stamped,
     )

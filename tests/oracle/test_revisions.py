@@ -45,10 +45,10 @@ Change = Callable[[Shape, Picks], Shape]
 class Revised(Story):
     """A story whose DDL is made of revision files; each step is a transaction of its own."""
 
-    def __init__(self, project: Project, shape: Shape, version: int, level: str) -> None:
+    def __init__(self, project: Project, shape: Shape, version: int) -> None:
         self.project = project
         with project.engine.connect() as connection:
-            super().__init__(connection, shape, version, level)
+            super().__init__(connection, shape, version)
 
     def migrate(self, shape: Shape, *, snapshot: bool = False) -> None:
         """Let autogenerate write the way to a shape, and go it.
@@ -226,7 +226,7 @@ def test_revisions(
     with _database(server) as database, tempfile.TemporaryDirectory() as path:
         project = Project(Path(path), database, include_schemas=True)
         project.execute(*SETUP)
-        story = Revised(project, plain(shape(Picks(form), level)), server.version, level)
+        story = Revised(project, plain(shape(Picks(form), level)), server.version)
         try:
             live(story, history)
         except BaseException:
