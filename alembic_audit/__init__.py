@@ -29,19 +29,12 @@ from alembic_audit.tables import audit_table, audited
 from alembic_audit.version import __version__
 
 if TYPE_CHECKING:
-    from alembic_audit.reading import (  # type: ignore[no-redef]  # submodules have these names too
-        AuditId,
-        AuditRecord,
-        Change,
-        TransactionId,
-        as_of,
-        audit_class,
-        blame,
-        changes,
-        diff,
-        history,
-        past,
-    )
+    from alembic_audit.reading.blame import blame
+    from alembic_audit.reading.difference import Change, diff
+    from alembic_audit.reading.history import changes, history
+    from alembic_audit.reading.past import as_of, past
+    from alembic_audit.reading.record import AuditRecord, audit_class
+    from alembic_audit.reading.trail import AuditId, TransactionId
 
 __all__ = [
     "DEFAULT_AUDIT_TABLE_FUNCTION_NAMING_CONVENTION",

@@ -47,7 +47,7 @@ def blame(source: Any, key: Any) -> Any:
     )
     audit = trail.audit
     name = sa.type_coerce(each.c.name, sa.Text)
-    shown: list[Any] = [audit]
+    shown: list[Any] = [trail.value(audit, one.name).label(one.name) for one in audit.columns]
     label = free("audit_column", {column.name for column in audit.columns})
     if trail.mapper is not None:
         shown, label = [class_of(trail, source)], "column"
@@ -74,7 +74,10 @@ def _last_set(trail: Trail, values: list[Any]) -> "sa.Select[Any]":
             (
                 sa.or_(
                     first,
-                    ~same_image(audit.c[stored], sa.func.lag(audit.c[stored]).over(order_by=order)),
+                    ~same_image(
+                        trail.value(audit, stored),
+                        sa.func.lag(trail.value(audit, stored)).over(order_by=order),
+                    ),
                 ),
                 order,
             )

@@ -13,7 +13,7 @@ from alembic_audit.reading.past import SOURCE_OPTION
 from alembic_audit.reading.record import AuditRecord
 from alembic_audit.reading.trail import Trail, trail_of
 from alembic_audit.reading.types import TextArray, same_image
-from alembic_audit.spec import CHANGED_COLUMNS, OWN_COLUMNS
+from alembic_audit.spec import CHANGED_COLUMNS, OMITTED_COLUMNS, OWN_COLUMNS
 from alembic_audit.tables import SPEC_KEY
 
 
@@ -69,7 +69,7 @@ def _values(record: Any) -> dict[str, Any]:
     """Return the values of a record that are the row's."""
     if record is None:
         return {}
-    ours = {*OWN_COLUMNS["standard"], CHANGED_COLUMNS}
+    ours = {*OWN_COLUMNS["standard"], CHANGED_COLUMNS, OMITTED_COLUMNS}
     if isinstance(record, Mapping):
         found = dict(record)
     else:

@@ -213,9 +213,11 @@ def _select(trail: Trail, source: Any, before: _Earlier, *, dropped: bool) -> "s
         names = {column.name for column in audit.columns}
         statement = (
             sa.select(
-                audit,
+                *(trail.value(audit, column.name).label(column.name) for column in audit.columns),
                 *(
-                    column.label(free(f"audit_before_{column.name}", names))
+                    trail.value(before.records, column.name).label(
+                        free(f"audit_before_{column.name}", names)
+                    )
                     for column in before.records.columns
                 ),
                 before.changed.label(free("audit_changed", names)),

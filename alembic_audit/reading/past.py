@@ -105,7 +105,9 @@ def _rows(trail: Trail, when: When, *, dropped: bool) -> sa.Subquery:
     )
     shown: list[sa.ColumnElement[Any]] = [
         sa.type_coerce(
-            newest.c[column.name] if _is_exact(trail, column.name) else column,
+            newest.c[column.name]
+            if _is_exact(trail, column.name)
+            else trail.value(audit, column.name),
             trail.type_of(column.name),
         ).label(column.name)
         for column in columns

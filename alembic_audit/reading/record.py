@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.orm import InstrumentedAttribute, Mapped
+from sqlalchemy.orm import ColumnProperty, InstrumentedAttribute, Mapped, column_property
 
 from alembic_audit.errors import ReadingError
 from alembic_audit.reading.trail import Trail, trail_of
@@ -76,7 +76,8 @@ def class_of(trail: Trail, source: Any) -> type[AuditRecord]:
         made,
         trail.audit,
         primary_key=[trail.audit.c.audit_id],
-        properties=_properties(trail),
+        properties=_properties(trail) | _carried(trail),
+        exclude_properties=trail.spec.sparse_columns,
     )
     for name in ("before_insert", "before_update", "before_delete"):
         event.listen(made, name, _refuse)
@@ -89,13 +90,21 @@ def _properties(trail: Trail) -> dict[str, sa.Column[Any]]:
     renamed = {
         trail.attribute(name): trail.audit.c[stored]
         for name, stored in trail.recorded.items()
-        if name == stored
+        if name == stored and name not in trail.spec.sparse_columns
     }
     taken = {column.name for column in trail.audit.columns} - set(trail.spec.columns)
     return {
         name: column
         for name, column in renamed.items()
         if name != column.name and name not in taken
+    }
+
+
+def _carried(trail: Trail) -> dict[str, ColumnProperty[Any]]:
+    """Return the sparse columns, with the values that a record left out."""
+    return {
+        trail.attribute(name): column_property(trail.value(trail.audit, name))
+        for name in trail.spec.sparse_columns
     }
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.types import TypeEngine
 
 from alembic_audit.errors import ReadingError
 from alembic_audit.reading.types import TextArray, reading_type, same_image
-from alembic_audit.spec import AuditSpec, hash_column
+from alembic_audit.spec import OMITTED_COLUMNS, AuditSpec, hash_column
 from alembic_audit.tables import SPEC_KEY, derive
 
 
@@ -124,12 +124,45 @@ class Trail:
                         return each.key
         return name
 
+    def value(self, records: NamedFromClause, name: str) -> sa.ColumnElement[Any]:
+        """Return what a column of a record holds, or held when it was last stored.
+
+        A sparse column that an UPDATE left alone is in the last record before which has it; the
+        index of the key finds that one.
+
+        Args:
+            records: The audit table, or an alias of it.
+            name: A column of the audit table.
+        """
+        column: sa.ColumnElement[Any] = records.c[name]
+        if name not in self.spec.sparse_columns:
+            return column
+        earlier = self.audit.alias()
+        stored = (
+            sa.select(earlier.c[name])
+            .where(
+                *(earlier.c[key] == records.c[key] for key in self.spec.key),
+                earlier.c.audit_id < records.c.audit_id,
+                ~sa.func.coalesce(_is_omitted(earlier, name), False),
+            )
+            .order_by(earlier.c.audit_id.desc())
+            .limit(1)
+            .correlate_except(earlier)
+            .scalar_subquery()
+        )
+        return sa.case((_is_omitted(records, name), stored), else_=column)
+
     def changed(
         self, new: NamedFromClause, old: NamedFromClause, condition: sa.ColumnElement[bool]
     ) -> sa.ColumnElement[list[str] | None]:
         """Return the names of the columns that differ between two records; NULL unless."""
         names = [
-            sa.case((~same_image(new.c[stored], old.c[stored]), sa.literal(name, sa.Text)))
+            sa.case(
+                (
+                    ~same_image(self.value(new, stored), self.value(old, stored)),
+                    sa.literal(name, sa.Text),
+                )
+            )
             for name, stored in self.recorded.items()
         ]
         differing = sa.func.array_remove(
@@ -198,6 +231,10 @@ def until(records: NamedFromClause, when: When) -> sa.ColumnElement[bool]:
     raise ReadingError(
         f"{when!r} is no moment; write a datetime, AuditId(...) or TransactionId(...)"
     )
+
+
+def _is_omitted(records: NamedFromClause, name: str) -> sa.ColumnElement[bool]:
+    return sa.literal(name, sa.Text) == sa.any_(records.c[OMITTED_COLUMNS])
 
 
 def dropped_values(records: NamedFromClause, known: Collection[str]) -> sa.ColumnElement[Any]:
