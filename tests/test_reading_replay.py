@@ -259,7 +259,7 @@ def test_buffers(engine: sa.Engine) -> None:
             assert buffers(plan) - buffers(small[name]) <= descents, (name, plan)
 
 
-def test_one_pass(engine: sa.Engine) -> None:
+def test_a_whole_table_is_read_by_pages(engine: sa.Engine) -> None:
     """The whole table as it was reads the audit table twice, by pages and by number, no more.
 
     Of a parallel plan each process does the first; here is one, so that the figure is one.
