@@ -93,7 +93,7 @@ def check_trails(context: EnvironmentContext | Any) -> None:
     from alembic.operations import Operations
     from alembic.util import CommandError
 
-    from alembic_audit.operations import default_schema
+    from alembic_audit.operations.run import default_schema
     from alembic_audit.sql import check
 
     migration: MigrationContext = context.get_context()

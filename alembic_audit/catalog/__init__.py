@@ -23,7 +23,10 @@ from alembic_audit.catalog.state import (
     trigger_name,
     wanted_triggers,
 )
-from alembic_audit.catalog.values import (
+from alembic_audit.naming import qualify
+from alembic_audit.spec import HEADER, AuditSpec, NewerSpecError
+from alembic_audit.sql import text
+from alembic_audit.states import (
     AUDIT_COLUMN_MISSING,
     AUDIT_TABLE_MISSING,
     BODY_EDITED,
@@ -49,9 +52,6 @@ from alembic_audit.catalog.values import (
     Name,
     Stray,
 )
-from alembic_audit.naming import qualify
-from alembic_audit.spec import HEADER, AuditSpec, NewerSpecError
-from alembic_audit.sql import text
 
 __all__ = [
     "AUDIT_COLUMN_MISSING",

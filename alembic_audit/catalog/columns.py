@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 import sqlalchemy as sa
 
-from alembic_audit.catalog.values import Name
+from alembic_audit.states import Name
 
 # -1 and not NULL: "character" would be one character.
 _COLUMNS = sa.text(

@@ -6,8 +6,8 @@ import sqlalchemy as sa
 
 from alembic_audit.catalog import read
 from alembic_audit.catalog.health import read_schemas
-from alembic_audit.catalog.values import Catalog
 from alembic_audit.naming import CONVENTIONS
+from alembic_audit.states import Catalog
 
 _PREFIX = str(CONVENTIONS["audit.trigger"]).partition("%")[0]
 

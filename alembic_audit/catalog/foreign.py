@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from alembic_audit.catalog.values import ForeignTrigger
+from alembic_audit.states import ForeignTrigger
 
 _ROW_BIT, _NOT_AFTER_BITS = 1, 66
 _COMMENT = r"--[^\n]*|/\*.*?\*/"

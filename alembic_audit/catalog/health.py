@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from alembic_audit.catalog.foreign import trigger as foreign_trigger
-from alembic_audit.catalog.values import ForeignTrigger, Name
 from alembic_audit.spec import HEADER
 from alembic_audit.sql.text import COMMENT
+from alembic_audit.states import ForeignTrigger, Name
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 
 import sqlalchemy as sa
 
-from alembic_audit.catalog.values import Name
+from alembic_audit.states import Name
 
 NEWEST = 1000
 """How many records are looked at, from the newest on."""

@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
 from alembic_audit.catalog import queries
-from alembic_audit.catalog.values import Name
 from alembic_audit.sql.text import COMMENT
+from alembic_audit.states import Name
 
 _TYPES = {
     "BIGINT": "bigint",

@@ -8,7 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from alembic_audit import sql
-from alembic_audit.catalog.values import (
+from alembic_audit.naming import qualify, quote
+from alembic_audit.spec import AuditSpec
+from alembic_audit.sql import text
+from alembic_audit.states import (
     AUDIT_COLUMN_MISSING,
     AUDIT_TABLE_MISSING,
     BODY_EDITED,
@@ -31,9 +34,6 @@ from alembic_audit.catalog.values import (
     Drift,
     Name,
 )
-from alembic_audit.naming import qualify, quote
-from alembic_audit.spec import AuditSpec
-from alembic_audit.sql import text
 
 _EVENT_BITS = {"insert": 4, "delete": 8, "update": 16, "truncate": 32}
 _BEFORE_TRUNCATE = 34

@@ -1,6 +1,12 @@
-"""The operations: trail and history say what they hold and how they reverse, run how they run."""
+"""The operations: trail and history say what they hold and how they reverse, run how they run.
 
-from alembic_audit.operations import run
+Every `alembic` command imports this package. What an operation runs is imported when one runs.
+"""
+
+import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
+from alembic.operations import Operations
+from alembic.operations.ops import MigrateOperation
+
 from alembic_audit.operations.history import (
     AddAuditColumnOp,
     AlterAuditColumnOp,
@@ -15,7 +21,6 @@ from alembic_audit.operations.history import (
     NumberAuditTableOp,
     PurgeAuditTableOp,
 )
-from alembic_audit.operations.run import default_schema
 from alembic_audit.operations.settings import SetAuditContextOp
 from alembic_audit.operations.trail import (
     CreateAuditTriggerOp,
@@ -50,8 +55,33 @@ __all__ = [
     "RestoreAuditTriggerOp",
     "SetAuditContextOp",
     "SnapshotAuditTableOp",
-    "default_schema",
     "display_name",
     "nothing",
-    "run",
 ]
+
+
+def _run(operations: Operations, op: MigrateOperation) -> None:
+    from alembic_audit.operations import run
+
+    run.RUN[type(op)](operations, op)
+
+
+for _kind in (
+    AlterAuditColumnOp,
+    CreateAuditSchemaOp,
+    CreateAuditTriggerOp,
+    DropAuditColumnOp,
+    DropAuditSchemaOp,
+    DropAuditTableOp,
+    DropAuditTriggerOp,
+    LockAuditedTablesOp,
+    NumberAuditTableOp,
+    PurgeAuditTableOp,
+    RenameAuditedColumnOp,
+    RenameAuditedTableOp,
+    ReplaceAuditTriggerOp,
+    RestoreAuditTriggerOp,
+    SetAuditContextOp,
+    SnapshotAuditTableOp,
+):
+    Operations.implementation_for(_kind)(_run)

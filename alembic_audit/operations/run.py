@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
 import sqlalchemy as sa
 from alembic.operations import Operations
+from alembic.operations.ops import MigrateOperation
 
 from alembic_audit import ddl, retype, session, sql, values
 from alembic_audit.ddl import verbatim
@@ -39,6 +40,20 @@ from alembic_audit.sql.text import COMMENT, audit_name, set_config, source_name
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
+
+
+RUN: dict[type[MigrateOperation], Callable[[Operations, Any], None]] = {}
+"""How each operation runs."""
+
+_Run = TypeVar("_Run", bound=Callable[[Operations, Any], None])
+
+
+def _runs(kind: type[MigrateOperation]) -> Callable[[_Run], _Run]:
+    def register(function: _Run) -> _Run:
+        RUN[kind] = function
+        return function
+
+    return register
 
 
 def default_schema(operations: Operations) -> str:
@@ -88,12 +103,12 @@ def _allow_history_loss(operations: Operations) -> bool:
     return x_argument(operations.migration_context, "audit_allow_history_loss")
 
 
-@Operations.implementation_for(CreateAuditTriggerOp)
+@_runs(CreateAuditTriggerOp)
 def _create(operations: Operations, op: CreateAuditTriggerOp) -> None:
     run(operations, [*sql.create(op.state.spec, default_schema(operations)), *op.state.found])
 
 
-@Operations.implementation_for(DropAuditTriggerOp)
+@_runs(DropAuditTriggerOp)
 def _drop(operations: Operations, op: DropAuditTriggerOp) -> None:
     default = default_schema(operations)
     source = qualify(resolve(op.schema, default), op.table_name)
@@ -101,7 +116,7 @@ def _drop(operations: Operations, op: DropAuditTriggerOp) -> None:
     run(operations, sql.drop(source, function, op.audit_table))
 
 
-@Operations.implementation_for(ReplaceAuditTriggerOp)
+@_runs(ReplaceAuditTriggerOp)
 def _replace(operations: Operations, op: ReplaceAuditTriggerOp) -> None:
     statements = sql.replace(
         op.old.spec,
@@ -113,19 +128,19 @@ def _replace(operations: Operations, op: ReplaceAuditTriggerOp) -> None:
     run(operations, [*statements, *op.new.found])
 
 
-@Operations.implementation_for(RestoreAuditTriggerOp)
+@_runs(RestoreAuditTriggerOp)
 def _restore(operations: Operations, op: RestoreAuditTriggerOp) -> None:
     run(operations, op.statements)
 
 
-@Operations.implementation_for(RenameAuditedTableOp)
+@_runs(RenameAuditedTableOp)
 def _rename_table(operations: Operations, op: RenameAuditedTableOp) -> None:
     default = default_schema(operations)
     renamed = move.source_table(op.old, op.new, default)
     run(operations, [*_before_renaming(op.old, default), *renamed, *_after(op, default)])
 
 
-@Operations.implementation_for(RenameAuditedColumnOp)
+@_runs(RenameAuditedColumnOp)
 def _rename_column(operations: Operations, op: RenameAuditedColumnOp) -> None:
     default = default_schema(operations)
     renamed = move.source_column(op.old, op.new, default, op.column, op.renamed)
@@ -141,12 +156,12 @@ def _after(op: RenameAuditedTableOp | RenameAuditedColumnOp, default: str) -> li
     return sql.replace(op.old, op.new, default)
 
 
-@Operations.implementation_for(SnapshotAuditTableOp)
+@_runs(SnapshotAuditTableOp)
 def _snapshot(operations: Operations, op: SnapshotAuditTableOp) -> None:
     run(operations, [sql.snapshot(op.spec, default_schema(operations))])
 
 
-@Operations.implementation_for(SetAuditContextOp)
+@_runs(SetAuditContextOp)
 def _set_context(operations: Operations, op: SetAuditContextOp) -> None:
     context = operations.migration_context
     given: Any = context.opts.get("target_metadata") or ()
@@ -158,14 +173,14 @@ def _set_context(operations: Operations, op: SetAuditContextOp) -> None:
         session.set_session_vars(context.connection, **op.values)
 
 
-@Operations.implementation_for(DropAuditTableOp)
+@_runs(DropAuditTableOp)
 def _drop_table(operations: Operations, op: DropAuditTableOp) -> None:
     schema = resolve(op.schema, default_schema(operations))
     allow = _allow_history_loss(operations)
     run(operations, [history.drop_audit_table(op.table_name, schema, allow_history_loss=allow)])
 
 
-@Operations.implementation_for(DropAuditColumnOp)
+@_runs(DropAuditColumnOp)
 def _drop_column(operations: Operations, op: DropAuditColumnOp) -> None:
     schema = resolve(op.schema, default_schema(operations))
     allow = _allow_history_loss(operations)
@@ -175,7 +190,7 @@ def _drop_column(operations: Operations, op: DropAuditColumnOp) -> None:
     run(operations, [statement])
 
 
-@Operations.implementation_for(AlterAuditColumnOp)
+@_runs(AlterAuditColumnOp)
 def _alter_column(operations: Operations, op: AlterAuditColumnOp) -> None:
     place = (op.table_name, op.column_name, resolve(op.schema, default_schema(operations)))
     old, new = op.existing_type, op.type_
@@ -199,30 +214,30 @@ def _alter_column(operations: Operations, op: AlterAuditColumnOp) -> None:
     run(operations, [statement])
 
 
-@Operations.implementation_for(NumberAuditTableOp)
+@_runs(NumberAuditTableOp)
 def _number(operations: Operations, op: NumberAuditTableOp) -> None:
     schema = resolve(op.schema, default_schema(operations))
     run(operations, [history.number_audit_table(op.table_name, schema)])
 
 
-@Operations.implementation_for(PurgeAuditTableOp)
+@_runs(PurgeAuditTableOp)
 def _purge(operations: Operations, op: PurgeAuditTableOp) -> None:
     schema = resolve(op.schema, default_schema(operations))
     statement = history.purge_audit_table(op.table_name, schema, before=op.before, reason=op.reason)
     run(operations, [statement])
 
 
-@Operations.implementation_for(CreateAuditSchemaOp)
+@_runs(CreateAuditSchemaOp)
 def _create_schema(operations: Operations, op: CreateAuditSchemaOp) -> None:
     run(operations, [schemas.create(op.schema, COMMENT)])
 
 
-@Operations.implementation_for(DropAuditSchemaOp)
+@_runs(DropAuditSchemaOp)
 def _drop_schema(operations: Operations, op: DropAuditSchemaOp) -> None:
     run(operations, [schemas.drop(op.schema, COMMENT)])
 
 
-@Operations.implementation_for(LockAuditedTablesOp)
+@_runs(LockAuditedTablesOp)
 def _lock(operations: Operations, op: LockAuditedTablesOp) -> None:
     default = default_schema(operations)
     tables = [

@@ -6,7 +6,6 @@ import alembic  # noqa: F401  (first, or the order of imports decides whether th
 from alembic.operations import Operations
 from alembic.operations.ops import MigrateOperation
 
-from alembic_audit import values
 from alembic_audit.operations.trail import nothing
 
 
@@ -15,6 +14,8 @@ class SetAuditContextOp(MigrateOperation):
     """Give session settings their values until the end of the transaction."""
 
     def __init__(self, **given: Any) -> None:
+        from alembic_audit import values  # a migration without this operation does not need it
+
         self.values = values.checked(given)
 
     @classmethod

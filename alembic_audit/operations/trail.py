@@ -10,9 +10,9 @@ import alembic  # noqa: F401  (first, or the order of imports decides whether th
 from alembic.operations import Operations
 from alembic.operations.ops import MigrateOperation, ModifyTableOps
 
-from alembic_audit.catalog import AuditState
 from alembic_audit.errors import SpecError
 from alembic_audit.spec import AuditSpec
+from alembic_audit.states import AuditState
 
 
 def display_name(spec: AuditSpec) -> str:
