@@ -568,7 +568,7 @@ def test_long_names() -> None:
     assert made is not None
     every = [made.name, spec.function, *spec.trigger_names.values()]
     every += [str(index.name) for index in made.indexes]
-    assert len(set(every)) == 5
+    assert len(set(every)) == 8
     assert all(len(name.encode()) <= 63 for name in every)
 
 

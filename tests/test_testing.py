@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from alembic_audit import ReadingError, audited
+from alembic_audit.pytest_plugin import audit_actor
 from alembic_audit.testing import assert_audited
-from alembic_audit_pytest import audit_actor
 from tests.conftest import Database
 
 ROOT = Path(__file__).parents[1]
@@ -151,17 +151,17 @@ def pytest_run(folder: Path, text: str, *arguments: str, **environment: str) -> 
 def test_the_fixture(tmp_path: Path, shared_database: Database) -> None:
     """In a project of its own the fixture sets the actor until the test ends."""
     url = shared_database.url().render_as_string(hide_password=False)
-    out = pytest_run(tmp_path, SUITE, "-p", "alembic_audit_pytest", URL=url)
+    out = pytest_run(tmp_path, SUITE, URL=url)
     assert "2 passed" in out
 
 
 def test_it_stays_out_of_the_way(tmp_path: Path) -> None:
     """A run that does not use the plugin imports neither this package nor SQLAlchemy for it."""
     text = (
-        "import sys\ndef test():\n    assert 'alembic_audit_pytest' in sys.modules\n"
-        "    assert not {'alembic_audit', 'sqlalchemy', 'alembic'} & set(sys.modules)\n"
+        "import sys\ndef test():\n    assert 'alembic_audit.pytest_plugin' in sys.modules\n"
+        "    assert not {'sqlalchemy', 'alembic'} & set(sys.modules)\n"
     )
     out = pytest_run(
-        tmp_path, text, "-p", "alembic_audit_pytest", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"
+        tmp_path, text, "-p", "alembic_audit.pytest_plugin", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"
     )
     assert "1 passed" in out

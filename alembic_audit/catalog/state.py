@@ -227,11 +227,12 @@ class State:
             self._drifted(BODY_EDITED, f"the body of {name} was edited, {what}")
         if not row.prosecdef:
             self._drifted(SECURITY_DEFINER_LOST, f"function {name} is SECURITY INVOKER")
-        settings = sql.settings(self.spec)
-        if sorted(row.proconfig or ()) != sorted(settings):
-            found = ", ".join(row.proconfig or ["nothing"])
-            meant = ", ".join(settings or ["nothing"])
-            self._drifted(SET_CLAUSE, f"function {name} has SET {found}, and was to have {meant}")
+        there, wanted = set(row.proconfig or ()), set(sql.settings(self.spec))
+        for verb, entries in (("has", there - wanted), ("lost", wanted - there)):
+            if entries:
+                self._drifted(
+                    SET_CLAUSE, f"function {name} {verb} SET {', '.join(sorted(entries))}"
+                )
         if self.drift:
             self.found.append(
                 sql.restore_function(

@@ -160,7 +160,11 @@ def copy(shape: Shape, picks: Picks, version: int) -> list[str]:
 
 
 def several(shape: Shape, picks: Picks, version: int) -> list[str]:
-    """One statement with several modifications; no row is touched twice."""
+    """One statement with several modifications; no row is touched twice.
+
+    Statement triggers record a DELETE that is not read to its end last: test_known.py.
+    """
+    some = "LIMIT 1" if shape.options.get("level") == "row" else ""
     table, columns, first = quote(shape.table), shape.written, quote(shape.written[0].name)
     gone = f"{first}::text = {value(shape.written[0], picks)}::text"
     given = changes(shape, picks) if shape.values else f"{first} = {first}"
@@ -168,7 +172,7 @@ def several(shape: Shape, picks: Picks, version: int) -> list[str]:
     return [
         f"WITH gone AS (DELETE FROM {table} WHERE {gone} RETURNING *), changed AS (UPDATE {table}"
         f" SET {given} WHERE NOT ({gone}) RETURNING 1) INSERT INTO {table} ({names(columns)})"
-        f" SELECT {back} FROM gone LIMIT 1"
+        f" SELECT {back} FROM gone {some}"
     ]
 
 

@@ -1,4 +1,4 @@
-"""The pytest plugin: one fixture. Outside alembic_audit, whose import would bring SQLAlchemy along.
+"""The pytest plugin: one fixture.
 
 pytest loads it in every run where the package is installed, so it imports nothing until it is used.
 """
