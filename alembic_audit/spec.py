@@ -5,8 +5,8 @@ The same type comes out of a declaration and out of the database, so equality is
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from alembic_audit import naming
 from alembic_audit.errors import SpecError
@@ -59,6 +59,44 @@ def index_name(spec: "AuditSpec", columns: Iterable[str]) -> str:
 def setting_column(name: str, style: str) -> str:
     """Return the default name of the audit column of a setting."""
     return name if style == "classic" else naming.shorten(f"audit_{name}")
+
+
+class _Recorded(Protocol):
+    """What a spec and the options of a declaration have in common."""
+
+    @property
+    def operations(self) -> tuple[str, ...]: ...
+    @property
+    def always(self) -> bool: ...
+    @property
+    def skip_unchanged(self) -> bool: ...
+    @property
+    def changed_columns(self) -> bool: ...
+    @property
+    def ignore_columns(self) -> tuple[str, ...]: ...
+    @property
+    def sparse_columns(self) -> tuple[str, ...]: ...
+    @property
+    def partitions(self) -> tuple[str, ...]: ...
+
+
+def rows_needed(recorded: _Recorded, key: Sequence[str]) -> str | None:
+    """Return what of a spec or of options only a row trigger can do, or do right; None for nothing.
+
+    At statement level there is no OLD row beside a NEW one, no statement trigger fires where
+    logical replication applies a change, and a partition that is written by its own name does
+    not reach a statement trigger of its parent.
+    """
+    if recorded.always:
+        return "always=True"
+    if recorded.skip_unchanged:
+        return "skip_unchanged=True"
+    if recorded.changed_columns:
+        return "changed_columns=True"
+    for name in ("ignore_columns", "sparse_columns", "partitions"):
+        if columns := getattr(recorded, name):
+            return f"{name}={list(columns)}"
+    return None if key or "update" not in recorded.operations else "a table without a key"
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -114,22 +152,6 @@ class AuditSpec:
     def watched(self) -> tuple[str, ...]:
         """The source columns whose change makes an UPDATE worth recording."""
         return tuple(name for name in self.stored if name not in self.ignore_columns)
-
-    @property
-    def rows_needed(self) -> str | None:
-        """What of the spec only a row trigger can do, or do right; None where nothing is.
-
-        At statement level there is no OLD row beside a NEW one, no statement trigger fires where
-        logical replication applies a change, and a partition that is written by its own name does
-        not reach a statement trigger of its parent.
-        """
-        for name in ("always", "skip_unchanged", "changed_columns"):
-            if getattr(self, name):
-                return f"{name}=True"
-        for name in ("ignore_columns", "sparse_columns", "partitions"):
-            if getattr(self, name):
-                return f"{name}={list(getattr(self, name))}"
-        return None if self.key or "update" not in self.operations else "a table without a key"
 
     @property
     def truncate_trigger(self) -> str:
@@ -437,7 +459,7 @@ class AuditSpec:
                 f"partitions of {self.table!r} are those whose TRUNCATE is recorded, and truncate "
                 "is not in operations; add it, or name no partitions"
             )
-        if self.level == "statement" and (reason := self.rows_needed):
+        if self.level == "statement" and (reason := rows_needed(self, self.key)):
             raise SpecError(
                 f"level 'statement' of {self.table!r} does not go with {reason}; write level 'row'"
             )

@@ -1,6 +1,5 @@
 """Source Table to audit Table, and the spec that belongs to them."""
 
-import dataclasses
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -282,7 +281,7 @@ def make_spec(
     }
     try:
         settings = {naming.check_setting(column.name): column for column in wanted.session_settings}
-        made = spec.AuditSpec.from_kwargs(
+        return spec.AuditSpec.from_kwargs(
             table.name,
             schema=table.schema,
             audit_table=names["table"],
@@ -307,33 +306,34 @@ def make_spec(
             partitions=wanted.partitions,
             append_only=wanted.append_only,
             sparse_columns=[name for name in stored if name in wanted.sparse_columns],
+            level=_level(table, wanted, has_children=has_children),
             version=spec.CURRENT_VERSION,
         )
-        return _with_level(table, wanted.level, made, has_children=has_children)
     except SpecError as error:
         raise DeclarationError(f"table {table.fullname!r} cannot be audited: {error}") from error
 
 
-def _with_level(
-    table: sa.Table, level: str, made: spec.AuditSpec, *, has_children: bool
-) -> spec.AuditSpec:
-    """Return the spec at the level that was asked for, or that ``auto`` comes to.
+def _level(table: sa.Table, wanted: AuditOptions, *, has_children: bool) -> str:
+    """Return the level that was asked for, or that ``auto`` comes to.
 
     It is decided from the declaration alone, so that it is the same in every database.
     """
-    reason = made.rows_needed or _rows_needed(table, has_children=has_children)
-    if level == "statement" and reason:
+    key = table.primary_key
+    reason = spec.rows_needed(wanted, key.columns.keys()) or _rows_needed(
+        table, has_children=has_children
+    )
+    if wanted.level == "statement" and reason:
         raise SpecError(f"level 'statement' does not go with {reason}; write level 'row' or 'auto'")
-    if level == "row" or reason:
-        if table.primary_key.deferrable and "update" in made.operations:
-            raise SpecError(
-                "its primary key is DEFERRABLE, so that two rows can change places in one UPDATE, "
-                "and the records of a row trigger could not be replayed; "
-                + (f"leave out {reason}" if reason else "write level 'statement'")
-                + ", or make the key NOT DEFERRABLE"
-            )
-        return made
-    return dataclasses.replace(made, level="statement")
+    if wanted.level != "row" and not reason:
+        return "statement"
+    if key.deferrable and "update" in wanted.operations:
+        raise SpecError(
+            "its primary key is DEFERRABLE, so that two rows can change places in one UPDATE, "
+            "and the records of a row trigger could not be replayed; "
+            + (f"leave out {reason}" if reason else "write level 'statement'")
+            + ", or make the key NOT DEFERRABLE"
+        )
+    return "row"
 
 
 def _rows_needed(table: sa.Table, *, has_children: bool) -> str | None:

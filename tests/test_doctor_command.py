@@ -82,10 +82,10 @@ def shop(tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch) ->
     return made
 
 
-DISABLE = 'ALTER TABLE account DISABLE TRIGGER "00_audit_account"'
+DISABLE = 'ALTER TABLE account DISABLE TRIGGER "00_audit_account_update"'
 DISABLED = """\
 error: public.account: trigger disabled
-    trigger "00_audit_account" on "public"."account" is in state DISABLE
+    trigger "00_audit_account_update" on "public"."account" is in state DISABLE
     mend: alembic revision --autogenerate, then alembic upgrade head
 """
 
@@ -174,7 +174,7 @@ def test_json(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
                     {
                         "kind": "trigger disabled",
                         "table": "public.account",
-                        "what": 'trigger "00_audit_account" on "public"."account" is in state '
+                        "what": 'trigger "00_audit_account_update" on "public"."account" is in state '
                         "DISABLE",
                         "cure": "alembic revision --autogenerate, then alembic upgrade head",
                         "severity": "error",
