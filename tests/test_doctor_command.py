@@ -174,8 +174,8 @@ def test_json(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
                     {
                         "kind": "trigger disabled",
                         "table": "public.account",
-                        "what": 'trigger "00_audit_account_update" on "public"."account" is in state '
-                        "DISABLE",
+                        "what": 'trigger "00_audit_account_update" on "public"."account" is in '
+                        "state DISABLE",
                         "cure": "alembic revision --autogenerate, then alembic upgrade head",
                         "severity": "error",
                     }
