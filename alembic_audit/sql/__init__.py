@@ -12,7 +12,7 @@ from types import ModuleType
 from alembic_audit.errors import SpecError
 from alembic_audit.naming import literal, quote
 from alembic_audit.spec import HEADER, AuditSpec
-from alembic_audit.sql import move, v1
+from alembic_audit.sql import move, trust, v1
 from alembic_audit.sql.text import (
     audit_name,
     do_block,
@@ -286,7 +286,7 @@ def replace(
     statements = [
         *move.audit_table(old, new, default_schema),
         *move.function(old, new, default_schema),
-        _check_tables(new, default_schema, new_function=False),
+        _check_tables(new, default_schema, new_function=False, new_audit_table=new_audit_table),
         _function(new, default_schema, REPLACE_FUNCTION),
     ]
     if not same_triggers(old, new, found):
@@ -401,7 +401,9 @@ def _drop_where(*conditions: str) -> str:
     )
 
 
-def _check_tables(spec: AuditSpec, default_schema: str, *, new_function: bool) -> str:
+def _check_tables(
+    spec: AuditSpec, default_schema: str, *, new_function: bool, new_audit_table: bool = False
+) -> str:
     lines = ["DECLARE", "  missing pg_catalog.text;", "BEGIN"]
     if spec.level == "statement":
         lines += _check_plain(source_name(spec, default_schema))
@@ -443,6 +445,8 @@ def _check_tables(spec: AuditSpec, default_schema: str, *, new_function: bool) -
         ]
     if new_function:
         lines += _check_audit_table(spec, audit_name(spec, default_schema))
+    elif new_audit_table:
+        lines += trust.check_audit_table(audit_name(spec, default_schema), spec.owner)
     return do_block([*lines, "END"])
 
 
@@ -491,6 +495,7 @@ def _check_audit_table(spec: AuditSpec, table: str) -> list[str]:
         f"      pg_catalog.concat('role ', current_user, {literal(refusal)}),",
         f"      HINT = {literal(grant)};",
         "  END IF;",
+        *trust.check_audit_table(table, spec.owner),
         "  SELECT pg_catalog.string_agg(attname::pg_catalog.text, ', ') INTO missing",
         "  FROM pg_catalog.pg_attribute",
         f"  WHERE attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({literal(table)})",

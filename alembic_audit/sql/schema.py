@@ -1,6 +1,7 @@
 """Statements that make a schema for audit tables, and take it away."""
 
 from alembic_audit.naming import literal, quote
+from alembic_audit.sql import trust
 from alembic_audit.sql.text import do_block
 
 
@@ -8,7 +9,10 @@ def create(schema: str, comment: str) -> str:
     """Return the statement that makes a schema, unless it is there; *comment* marks it as ours."""
     return do_block(
         [
+            "DECLARE",
+            "  other pg_catalog.text;",
             "BEGIN",
+            *trust.check_schema(schema),
             "  IF NOT EXISTS (",
             "    SELECT FROM pg_catalog.pg_namespace",
             f"    WHERE nspname OPERATOR(pg_catalog.=) {literal(schema)}",
