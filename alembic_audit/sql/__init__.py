@@ -6,7 +6,7 @@ version of the package are frozen: a migration must always write what it wrote.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 from alembic_audit.errors import SpecError
@@ -55,6 +55,34 @@ def snapshot(spec: AuditSpec, default_schema: str) -> str:
     """
     text: str = _template(spec).snapshot(
         spec, source_name(spec, default_schema), audit_name(spec, default_schema)
+    )
+    return text
+
+
+def snapshot_batch(
+    spec: AuditSpec,
+    default_schema: str,
+    *,
+    size: int,
+    after: Sequence[str],
+    settings: Mapping[str, str],
+) -> str:
+    """Return the statement that records the next rows of an audited table.
+
+    Args:
+        spec: What to record.
+        default_schema: What a schema of None means.
+        size: How many rows at most.
+        after: Key of the last row before, as text; empty at first.
+        settings: Values of ``audit.<name>``.
+    """
+    text: str = _template(spec).snapshot_batch(
+        spec,
+        source_name(spec, default_schema),
+        audit_name(spec, default_schema),
+        size=size,
+        after=after,
+        settings=settings,
     )
     return text
 

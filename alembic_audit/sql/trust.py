@@ -35,6 +35,7 @@ def check_audit_table(table: str, owner: str | None) -> list[str]:
         f"If its records are yours: ALTER TABLE {table} OWNER TO the role that migrates, after a "
         "look at its triggers, rules and defaults. Else rename it, or name another: audit_table=..."
     )
+    others = f"table {table} has triggers of others, which would "
     drop = f"DROP TRIGGER ... ON {table}, or give its function to a role that you trust."
     return [
         "  SELECT pg_catalog.pg_get_userbyid(relowner)::pg_catalog.text INTO missing",
@@ -54,7 +55,7 @@ def check_audit_table(table: str, owner: str | None) -> list[str]:
         f"    AND {_distrusted('proowner', owner)};",
         "  IF missing IS NOT NULL THEN",
         "    RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE =",
-        f"      pg_catalog.concat({literal(f'table {table} has triggers of others, which would ')},",
+        f"      pg_catalog.concat({literal(others)},",
         "        'run as the owner of the audit function: ', missing),",
         f"      HINT = {literal(drop)};",
         "  END IF;",
