@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
@@ -32,6 +33,16 @@ class _Frame(NamedTuple):
 
 
 _frame: ContextVar[_Frame | None] = ContextVar("alembic_audit", default=None)
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """Leave every context for a while: what sends its own values needs none."""
+    token = _frame.set(None)
+    try:
+        yield
+    finally:
+        _frame.reset(token)
 
 
 def current() -> Mapping[str, Any]:

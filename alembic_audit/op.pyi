@@ -132,6 +132,7 @@ def snapshot_audit_table(
     table_name: str,
     *,
     schema: str | None = None,
+    batch_size: int | None = None,
     audit_table: str | None = None,
     audit_schema: str | None = None,
     function: str | None = None,

@@ -327,6 +327,7 @@ OPS = [
     ),
     SnapshotAuditTableOp(PLAIN),
     SnapshotAuditTableOp(FULL),
+    SnapshotAuditTableOp(FULL, batch_size=10_000),
     AlterAuditColumnOp("account_audit", "x", nullable=True),
     AlterAuditColumnOp(HOSTILE, HOSTILE, schema="my schema", nullable=False),
     NumberAuditTableOp("account_audit"),

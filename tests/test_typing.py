@@ -222,7 +222,7 @@ OWN = {  # beside those of a spec
     "replace_audit_trigger": {"found": "()", "replaces": None},
     "rename_audited_table": {"replaces": "None"},
     "rename_audited_column": {},
-    "snapshot_audit_table": {},
+    "snapshot_audit_table": {"batch_size": "None"},
 }
 OTHERS = [
     DropAuditTriggerOp.drop_audit_trigger,

@@ -103,7 +103,10 @@ def _commented_snapshot(context: AutogenContext, spec: AuditSpec, why: str) -> l
 
 @renderers.dispatch_for(SnapshotAuditTableOp)
 def _snapshot(context: AutogenContext, op: SnapshotAuditTableOp) -> str:
-    return _call(context, "snapshot_audit_table", [op.spec.table], op.spec.to_kwargs())
+    kwargs = op.spec.to_kwargs()
+    if op.batch_size is not None:
+        kwargs["batch_size"] = op.batch_size
+    return _call(context, "snapshot_audit_table", [op.spec.table], kwargs)
 
 
 @renderers.dispatch_for(DropAuditTriggerOp)

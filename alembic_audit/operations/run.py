@@ -13,6 +13,7 @@ from alembic.operations.ops import MigrateOperation
 from alembic_audit import ddl, retype, session, sql, values
 from alembic_audit.ddl import verbatim
 from alembic_audit.naming import qualify, resolve
+from alembic_audit.operations import batches
 from alembic_audit.operations.history import (
     AlterAuditColumnOp,
     CreateAuditSchemaOp,
@@ -158,7 +159,12 @@ def _after(op: RenameAuditedTableOp | RenameAuditedColumnOp, default: str) -> li
 
 @_runs(SnapshotAuditTableOp)
 def _snapshot(operations: Operations, op: SnapshotAuditTableOp) -> None:
-    run(operations, [sql.snapshot(op.spec, default_schema(operations))])
+    context, spec = operations.migration_context, op.spec
+    one_statement = context.as_sql or not spec.key or spec.audit_columns != "standard"
+    if op.batch_size is None or one_statement:
+        run(operations, [sql.snapshot(spec, default_schema(operations))])
+    else:
+        batches.snapshot(operations, spec, default_schema(operations), op.batch_size, run)
 
 
 @_runs(SetAuditContextOp)

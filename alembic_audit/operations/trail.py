@@ -461,8 +461,14 @@ class RenameAuditedColumnOp(MigrateOperation):
 class SnapshotAuditTableOp(MigrateOperation):
     """Record the rows that are there."""
 
-    def __init__(self, spec: AuditSpec) -> None:
+    def __init__(self, spec: AuditSpec, *, batch_size: int | None = None) -> None:
+        if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+            raise SpecError(
+                f"batch_size of snapshot_audit_table is a number of rows, found {batch_size!r}; "
+                "write 10_000, or None for one statement"
+            )
         self.spec = spec
+        self.batch_size = batch_size
 
     @classmethod
     def snapshot_audit_table(
@@ -472,6 +478,7 @@ class SnapshotAuditTableOp(MigrateOperation):
         table_name: str,
         *,
         schema: str | None = None,
+        batch_size: int | None = None,
         **spec: Any,
     ) -> None:
         """Record every row of an audited table as it is, by one ``S`` record each.
@@ -479,16 +486,24 @@ class SnapshotAuditTableOp(MigrateOperation):
         For rows that were there before the trail, and after changes that fire no trigger. Locks the
         table SHARE until the end of the transaction: others read and do not write.
 
+        With ``batch_size`` others write: rows are locked FOR SHARE and recorded in transactions of
+        their own, in the order of the key, and only where the last record of a row is another than
+        the row. What was begun and stopped goes on where the migration is run again. The
+        transaction of the migration is committed before, so let nothing else be in the revision.
+        In one statement all the same: offline, without a key, and with ``audit_columns="classic"``.
+
         Args:
             operations: Given by Alembic.
             table_name: The audited table.
             schema: Its schema; None is the connection's default schema.
+            batch_size: How many rows in a transaction; None is all in the migration's own.
             **spec: As of ``create_audit_trigger``, complete.
 
         Raises:
             SpecError: The arguments describe no audit trigger.
         """
-        operations.invoke(cls(_spec({"table": table_name, "schema": schema, **spec})))
+        found = _spec({"table": table_name, "schema": schema, **spec})
+        operations.invoke(cls(found, batch_size=batch_size))
 
     def reverse(self) -> MigrateOperation:
         """Return an empty container: what was recorded stays recorded."""

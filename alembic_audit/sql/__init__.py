@@ -6,7 +6,7 @@ version of the package are frozen: a migration must always write what it wrote.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 from alembic_audit.errors import SpecError
@@ -60,6 +60,34 @@ def snapshot(spec: AuditSpec, default_schema: str) -> str:
     """
     text: str = _template(spec).snapshot(
         spec, source_name(spec, default_schema), audit_name(spec, default_schema)
+    )
+    return text
+
+
+def snapshot_batch(
+    spec: AuditSpec,
+    default_schema: str,
+    *,
+    size: int,
+    after: Sequence[str],
+    settings: Mapping[str, str],
+) -> str:
+    """Return the statement that records the next rows of an audited table.
+
+    Args:
+        spec: What to record.
+        default_schema: What a schema of None means.
+        size: How many rows at most.
+        after: Key of the last row before, as text; empty at first.
+        settings: Values of ``audit.<name>``.
+    """
+    text: str = _template(spec).snapshot_batch(
+        spec,
+        source_name(spec, default_schema),
+        audit_name(spec, default_schema),
+        size=size,
+        after=after,
+        settings=settings,
     )
     return text
 
@@ -285,7 +313,7 @@ def replace(
     statements = [
         *move.audit_table(old, new, default_schema),
         *move.function(old, new, default_schema),
-        _check_tables(new, default_schema, new_function=False),
+        _check_tables(new, default_schema, new_function=False, new_audit_table=new_audit_table),
         _function(new, default_schema, REPLACE_FUNCTION),
     ]
     if not same_triggers(old, new, found):
@@ -400,7 +428,9 @@ def _drop_where(*conditions: str) -> str:
     )
 
 
-def _check_tables(spec: AuditSpec, default_schema: str, *, new_function: bool) -> str:
+def _check_tables(
+    spec: AuditSpec, default_schema: str, *, new_function: bool, new_audit_table: bool = False
+) -> str:
     lines = ["DECLARE", "  missing pg_catalog.text;", "BEGIN"]
     if spec.level == "statement":
         lines += _check_plain(source_name(spec, default_schema))
@@ -442,6 +472,8 @@ def _check_tables(spec: AuditSpec, default_schema: str, *, new_function: bool) -
         ]
     if new_function:
         lines += _check_audit_table(spec, audit_name(spec, default_schema))
+    elif new_audit_table:
+        lines += _check_audit_table_owner(spec, audit_name(spec, default_schema))
     return do_block([*lines, "END"])
 
 

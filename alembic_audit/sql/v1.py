@@ -5,7 +5,7 @@ every function, type and operator is qualified by pg_catalog, and constructs tha
 (NULLIF, IN, BETWEEN, IS DISTINCT FROM but of a bare NULL, CASE x WHEN) do not occur.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from alembic_audit.naming import literal, quote
 from alembic_audit.spec import CHANGED_COLUMNS, HEADER, OMITTED_COLUMNS, AuditSpec, hash_column
@@ -139,6 +139,102 @@ def snapshot(spec: AuditSpec, source: str, audit: str) -> str:
             *_settings(spec, source, of_trigger=False),
             *_role(spec),
             *("  " + line for line in _each_row(spec, audit, "S", source)),
+            "END",
+        ]
+    )
+
+
+def snapshot_batch(
+    spec: AuditSpec,
+    source: str,
+    audit: str,
+    *,
+    size: int,
+    after: Sequence[str],
+    settings: Mapping[str, str],
+) -> str:
+    """Return the statement that records the next rows, by key, whose last record is another.
+
+    It leaves in the setting ``alembic_audit.snapshot``, for the session, a JSON array: how many
+    rows it looked at, how many it recorded, and the key of the last one, as text.
+
+    The rows are locked, each until the end of the transaction, before their last record is looked
+    for, so that a write is either in the trail already or comes after the record made here.
+
+    Args:
+        spec: What to record; it has a key and the standard layout.
+        source: The audited table, qualified and quoted.
+        audit: The audit table, qualified and quoted.
+        size: How many rows.
+        after: The key of the last row of the batch before, as text; empty at first.
+        settings: Values of ``audit.<name>``, for this transaction.
+    """
+    keys = [quote(name) for name in spec.key]
+    numbers = range(1, len(keys) + 1)
+    ordered = ", ".join(f"t.{key} USING OPERATOR(pg_catalog.<)" for key in keys)
+    reverse = ", ".join(f"t.{key} USING OPERATOR(pg_catalog.>)" for key in keys)
+    row = f"ROW({', '.join(f't.{key}' for key in keys)})"
+    low, high, found = (
+        [f"audit_{name}_{number}" for number in numbers] for name in ("low", "high", "key")
+    )
+    begin = f"{row} OPERATOR(pg_catalog.>) ROW({', '.join(low)})" if after else "true"
+    columns, values = _values(spec, "S", "audited_row")
+    same = [*spec.columns, *map(hash_column, spec.hash_columns)]
+    compared = dict(zip(columns, values, strict=True))
+    return do_block(
+        [
+            "#variable_conflict use_variable",
+            *(_declarations(spec, audit) or ["DECLARE"]),
+            "  audited_row pg_catalog.record;",
+            "  audit_last pg_catalog.record;",
+            "  audit_rows pg_catalog.int8 := 0;",
+            "  audit_recorded pg_catalog.int8 := 0;",
+            *(f"  {name} {source}.{key}%TYPE;" for name, key in zip(low, keys, strict=True)),
+            *(f"  {name} {source}.{key}%TYPE;" for name, key in zip(high, keys, strict=True)),
+            *(f"  {name} {audit}.{key}%TYPE;" for name, key in zip(found, keys, strict=True)),
+            "BEGIN",
+            *(
+                f"  PERFORM pg_catalog.set_config('audit.{name}', {literal(text)}, true);"
+                for name, text in settings.items()
+            ),
+            *_settings(spec, source, of_trigger=False),
+            *_role(spec),
+            *(f"  {name} := {literal(text)};" for name, text in zip(low, after, strict=False)),
+            # The end of the batch, before any row is waited for: a key may change meanwhile.
+            f"  SELECT {', '.join(f't.{key}' for key in keys)} INTO {', '.join(high)} FROM (",
+            f"    SELECT {', '.join(f't.{key}' for key in keys)} FROM {source} AS t",
+            f"    WHERE {begin} ORDER BY {ordered} LIMIT {size:d}",
+            f"  ) AS t ORDER BY {reverse} LIMIT 1;",
+            "  FOR audited_row IN",
+            f"    SELECT t.* FROM {source} AS t WHERE {begin}",
+            f"      AND {row} OPERATOR(pg_catalog.<=) ROW({', '.join(high)})",
+            f"    ORDER BY {ordered} FOR SHARE",
+            "  LOOP",
+            "    audit_rows := audit_rows OPERATOR(pg_catalog.+) 1;",
+            *(f"    {name} := audited_row.{key};" for name, key in zip(found, keys, strict=True)),
+            f"    SELECT a.* INTO audit_last FROM {audit} AS a WHERE",
+            "      "
+            + " AND ".join(
+                f"a.{key} {_EQUAL} {name}" for name, key in zip(found, keys, strict=True)
+            ),
+            "    ORDER BY a.audit_id DESC LIMIT 1;",
+            "    IF FOUND AND audit_last.audit_operation OPERATOR(pg_catalog.<>) 'D' AND",
+            "      pg_catalog.concat("
+            + ", ".join(f"ROW(audit_last.{quote(name)})" for name in same)
+            + f") {_EQUAL}",
+            f"      pg_catalog.concat({', '.join(f'ROW({compared[name]})' for name in same)})",
+            f"      AND NOT EXISTS (SELECT FROM {audit} AS a",
+            f"        WHERE a.audit_operation {_EQUAL} 'T'",
+            "          AND a.audit_id OPERATOR(pg_catalog.>) audit_last.audit_id) THEN",
+            "      CONTINUE;",
+            "    END IF;",
+            *("    " + line for line in _record(spec, audit, "S", "audited_row")),
+            "    audit_recorded := audit_recorded OPERATOR(pg_catalog.+) 1;",
+            "  END LOOP;",
+            "  PERFORM pg_catalog.set_config('alembic_audit.snapshot',",
+            "    pg_catalog.json_build_array(audit_rows, audit_recorded,",
+            f"      {', '.join(f'{name}::pg_catalog.text' for name in high)}",
+            "    )::pg_catalog.text, false);",
             "END",
         ]
     )
