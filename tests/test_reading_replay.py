@@ -36,7 +36,7 @@ class Base(DeclarativeBase):
     pass
 
 
-@audited()
+@audited(sparse_columns=["note"])
 class Item(Base):
     __tablename__ = "item"
 

@@ -23,6 +23,14 @@ FORMATS = {
 }
 """What the text of a value depends on, and what it is while an export runs."""
 
+_CURES = {
+    "42501": "this role may not read {audit!r}: {error}; its owner grants SELECT on it, and USAGE "
+    "on its schema",
+    "42P01": "there is no audit table {audit!r}: {error}; run the migration that creates it",
+    "42703": "{audit!r} is not as the model says: {error}; run the migrations that are missing",
+}
+"""What it means that the server refuses to read an audit table, by SQLSTATE."""
+
 
 class Line(NamedTuple):
     """One record.
@@ -64,11 +72,12 @@ def _lines(
 ) -> Iterator[Line]:
     with _formats(connection):
         for trail in trails:
-            _check(connection, trail, positions)
             name = trail.table.fullname
-            rows = connection.execute(
-                _records(trail, positions.get(name)), execution_options={"yield_per": BATCH}
-            )
+            with _explained(trail):
+                _check(connection, trail, positions)
+                rows = connection.execute(
+                    _records(trail, positions.get(name)), execution_options={"yield_per": BATCH}
+                )
             with rows:
                 for transaction, number, record, dropped in rows:
                     positions[name] = (transaction, number)
@@ -136,6 +145,20 @@ def _check(
             )
 
 
+@contextmanager
+def _explained(trail: Trail) -> Iterator[None]:
+    """Say what to do where the server refuses to read an audit table."""
+    audit = trail.audit.fullname
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+        if state not in _CURES:
+            raise
+        reason = str(error.orig).partition("\n")[0]
+        raise ReadingError(_CURES[state].format(audit=audit, error=reason)) from error
+
+
 def _positions(after: str | None) -> dict[str, tuple[int, int]]:
     if after is None:
         return {}
@@ -159,10 +182,15 @@ def _formats(connection: sa.Connection) -> Iterator[None]:
     if driver.autocommit:
         raise ReadingError("export in AUTOCOMMIT: it needs one transaction; set isolation_level")
     _set(connection, FORMATS)
+    refused = False
     try:
         yield
+    except (sa.exc.DBAPIError, ReadingError) as error:
+        # The transaction is aborted where the server refused, and its settings end with it.
+        refused = isinstance(error, sa.exc.DBAPIError) or error.__cause__ is not None
+        raise
     finally:
-        if connection.in_transaction() and not connection.invalidated:
+        if not refused and connection.in_transaction() and not connection.invalidated:
             _set(connection, dict(zip(FORMATS, before, strict=True)))
 
 

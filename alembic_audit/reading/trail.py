@@ -137,13 +137,22 @@ class Trail:
         column: sa.ColumnElement[Any] = records.c[name]
         if name not in self.spec.sparse_columns:
             return column
-        earlier = self.audit.alias()
+        earlier, emptied = self.audit.alias(), self.audit.alias()
+        # What is before the end of an earlier row of the same key is not of this row.
         stored = (
-            sa.select(earlier.c[name])
+            sa.select(sa.case((earlier.c.audit_operation != "D", earlier.c[name])))
             .where(
                 *(earlier.c[key] == records.c[key] for key in self.spec.key),
                 earlier.c.audit_id < records.c.audit_id,
-                ~sa.func.coalesce(_is_omitted(earlier, name), False),
+                sa.or_(earlier.c.audit_operation == "D", ~_is_omitted(earlier, name)),
+                ~sa.select(sa.literal(1))
+                .where(
+                    self.is_truncate(emptied),
+                    emptied.c.audit_id > earlier.c.audit_id,
+                    emptied.c.audit_id < records.c.audit_id,
+                )
+                .correlate_except(emptied)
+                .exists(),
             )
             .order_by(earlier.c.audit_id.desc())
             .limit(1)
@@ -234,7 +243,8 @@ def until(records: NamedFromClause, when: When) -> sa.ColumnElement[bool]:
 
 
 def _is_omitted(records: NamedFromClause, name: str) -> sa.ColumnElement[bool]:
-    return sa.literal(name, sa.Text) == sa.any_(records.c[OMITTED_COLUMNS])
+    found = sa.literal(name, sa.Text) == sa.any_(records.c[OMITTED_COLUMNS])
+    return sa.func.coalesce(found, sa.false())
 
 
 def dropped_values(records: NamedFromClause, known: Collection[str]) -> sa.ColumnElement[Any]:
