@@ -239,6 +239,9 @@ class State:
                     name, row.prosrc, definer=row.prosecdef, settings=row.proconfig or ()
                 )
             )
+            if self.spec.owner is None and row.owner != row.me:
+                # What a downgrade brings back runs as who wrote it, not as who runs the downgrade.
+                self.found.append(f"ALTER FUNCTION {name}() OWNER TO {quote(row.owner)}")
 
     def _compare_grants(self) -> None:
         for grantee in self.row.grantees:

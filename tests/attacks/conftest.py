@@ -9,7 +9,6 @@ import pytest
 import sqlalchemy as sa
 
 from alembic_audit import audit_table, sql
-from alembic_audit.sql import trust
 from tests.conftest import Database
 
 DEPLOYER = f"deployer_{os.getpid()}"
@@ -83,8 +82,6 @@ class Lab:
         without: str | None = None,
         by: str | None = None,
         table: str = "",
-        kept: bool = False,
-        unchecked: bool = False,
         **options: Any,
     ) -> None:
         """Begin anew with an empty table and its trail.
@@ -94,13 +91,10 @@ class Lab:
             without: Statements that begin so are not run, for a control.
             by: SQL that weakens what was made, for a control.
             table: What follows the columns in CREATE TABLE.
-            kept: There is an audit table, which a migration would take by if_not_exists.
-            unchecked: Whose it is, and what is on it, is not looked at, for a control.
             **options: Of the audit.
         """
         self.admin(
-            "DROP TABLE IF EXISTS public.account CASCADE",
-            *([] if kept else ["DROP TABLE IF EXISTS public.account_audit CASCADE"]),
+            "DROP TABLE IF EXISTS public.account, public.account_audit CASCADE",
             f"DROP FUNCTION IF EXISTS {FUNCTION}() CASCADE",
         )
         metadata = sa.MetaData()
@@ -122,15 +116,11 @@ class Lab:
         ]
         if change:
             assert change(body) != body
-        if unchecked:
-            check = "\n".join(trust.check_audit_table('"public"."account_audit"', spec.owner))
-            assert any(check in one for one in statements)
-            statements = [one.replace(check, "") for one in statements]
         partition = "CREATE TABLE low PARTITION OF account DEFAULT"
         self.deploy(
             f"CREATE TABLE public.account (id int PRIMARY KEY, email text, secret text) {table}",
             *([partition] if table else []),
-            *([] if kept else [str(make)]),
+            str(make),
             *statements,
             f"GRANT ALL ON account{', low' if table else ''} TO {APP}",
         )

@@ -3,8 +3,8 @@
 import psycopg2
 import pytest
 
-from alembic_audit import sql
-from alembic_audit.spec import AuditSpec
+from alembic_audit import catalog, sql
+from alembic_audit.spec import HEADER, AuditSpec
 from alembic_audit.sql import schema
 from alembic_audit.sql.text import COMMENT
 from tests.attacks.conftest import APP, DEPLOYER, Lab
@@ -142,3 +142,30 @@ def test_schema_that_was_there(lab: Lab) -> None:
         )
     lab.admin(schema.create("public", COMMENT))
     lab.attack(schema.create("app", COMMENT))
+
+
+def test_a_downgrade_does_not_run_it_as_the_deployer(squatted: Lab) -> None:
+    """A trail of the attacker's own, with code in its function, is found, dropped and given back.
+
+    The control is the same statement without the owner: the function of whoever runs the downgrade.
+    """
+    header = HEADER + AuditSpec.from_kwargs("mine", columns=["id"], key=["id"]).to_json()
+    code = f"{header}\nBEGIN PERFORM app.steal(); RETURN NULL; END"
+    squatted.attack(
+        "CREATE TABLE public.mine (id int PRIMARY KEY)",
+        f"CREATE TABLE public.mine_audit ({COLUMNS})",
+        "CREATE FUNCTION public.public_mine_audit() RETURNS trigger LANGUAGE plpgsql SECURITY "
+        f"DEFINER AS $code${code}$code$",
+        'CREATE TRIGGER "00_audit_mine" AFTER INSERT ON public.mine FOR EACH ROW '
+        "EXECUTE FUNCTION public.public_mine_audit()",
+    )
+    with squatted.database.engine.connect() as connection:
+        (state,) = catalog.read(connection, [], "public", {"public"}).states.values()
+    given_back = [one for one in state.found if " OWNER TO " in one or "CREATE OR" in one]
+    assert [f'ALTER FUNCTION "public"."public_mine_audit"() OWNER TO "{APP}"'] == given_back[1:]
+    for statements, owner in ((given_back[:1], None), (given_back, APP)):
+        squatted.admin("DROP FUNCTION public.public_mine_audit() CASCADE", *statements)
+        found = squatted.admin(
+            "SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'public_mine_audit'"
+        )
+        assert (found == [(APP,)]) is (owner == APP)
