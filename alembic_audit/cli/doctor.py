@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from alembic_audit import doctor, tables
 from alembic_audit.cli import connect
 from alembic_audit.cli.errors import EXIT_FINDINGS, EXIT_HEALTHY, CliError
+from alembic_audit.cli.output import plain_console
 from alembic_audit.cli.text import escaped
 from alembic_audit.doctor import Finding
 from alembic_audit.doctor import values as kinds
@@ -218,9 +219,7 @@ def _as_json(reports: Sequence[Report], is_ill: bool) -> dict[str, Any]:
 
 
 def _print(reports: Sequence[Report]) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = plain_console()
     for report in reports:
         if console.is_terminal:
             _print_tables(console, report)

@@ -9,10 +9,13 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from alembic_audit.cli.text import escaped, is_hidden, value_text
 from alembic_audit.reading.database import RawJson
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 ON_TERMINAL = 100
 """How many rows a terminal is shown where ``--limit`` does not say."""
@@ -69,14 +72,23 @@ def add_arguments(parser: ArgumentParser, *, limit: bool = True) -> None:
         )
 
 
+def plain_console() -> "Console":
+    """Return what prints to standard output, as it is given; a closed pipe is the caller's."""
+    from rich.console import Console
+
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would exit with 1, which is ours for findings
+
+    return Plain(highlight=False, markup=False, emoji=False)
+
+
 def write(arguments: Namespace, lines: Iterable[Line], title: str) -> int:
     """Print rows in the form that arguments ask for; return how many."""
     limit = getattr(arguments, "limit", None)
     if limit is not None:
         lines = itertools.islice(lines, max(limit, 0))
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = plain_console()
     if arguments.json or arguments.csv or not console.is_terminal:
         if sys.stdout.isatty():
             return _write_stream(arguments, lines)

@@ -93,7 +93,7 @@ def _records(trail: Trail, after: tuple[int, int] | None) -> "sa.Select[Any]":
     known = [column.name for column in audit.columns]
     shown = sa.select(*(_value(column).label(column.name) for column in audit.columns))
     record = shown.correlate(audit).subquery("audit_record")
-    whole = sa.select(sa.cast(sa.func.row_to_json(record.table_valued()), sa.Text))
+    whole = sa.select(sa.cast(sa.func.pg_catalog.row_to_json(record.table_valued()), sa.Text))
     transaction, number = _transaction(audit), audit.c.audit_id
     statement = sa.select(
         transaction,
