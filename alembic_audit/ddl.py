@@ -12,6 +12,7 @@ from alembic_audit.errors import AuditError
 from alembic_audit.naming import DefaultSchema
 from alembic_audit.spec import AuditSpec
 from alembic_audit.sql.text import schemas
+from alembic_audit.states import AuditState
 
 SPEC_KEY = "audit.spec"
 
@@ -179,7 +180,7 @@ def _flat(texts: Iterable[list[str]]) -> list[str]:
 
 def _states(
     connection: Connection, specs: list[AuditSpec], default: str
-) -> list[tuple[AuditSpec, catalog.AuditState | None]]:
+) -> list[tuple[AuditSpec, AuditState | None]]:
     """Return each spec with the trail that its table has."""
     states = catalog.read(connection, specs, default, []).states
     return [(one, states.get((schemas(one, default)[0], one.table))) for one in specs]

@@ -12,6 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import event
 
 from alembic_audit import catalog, tables
+from alembic_audit.states import AuditState
 from tests.conftest import Database
 
 PLAIN = ["alembic.autogenerate.*"]
@@ -130,7 +131,7 @@ def test_waits_for_nobody(database: Database) -> None:
             "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND relation IN"
             " (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)"
         ).scalar_one()
-    assert [(("public", one.table), catalog.AuditState(one)) for one in specs] == sorted(
+    assert [(("public", one.table), AuditState(one)) for one in specs] == sorted(
         found.states.items(), key=lambda item: item[0]
     )
     assert 0 == held

@@ -6,13 +6,13 @@ from typing import ClassVar
 from alembic.operations.ops import MigrateOperation
 
 from alembic_audit.autogenerate import diff, protect
-from alembic_audit.catalog import TRIGGER_MISSING, AuditState, Drift
 from alembic_audit.operations import (
     CreateAuditTriggerOp,
     DropAuditTriggerOp,
     ReplaceAuditTriggerOp,
 )
 from alembic_audit.spec import AuditSpec
+from alembic_audit.states import TRIGGER_MISSING, AuditState, Drift
 
 NAME = ("public", "account")
 SPEC = AuditSpec.from_kwargs("account", columns=["id", "email"], key=["id"])

@@ -14,7 +14,6 @@ from alembic.operations.ops import MigrateOperation
 from alembic.runtime.migration import MigrationContext
 
 import alembic_audit.autogenerate.render  # noqa: F401  (registers the renderers)
-from alembic_audit.catalog import AuditState, Drift
 from alembic_audit.errors import SpecError
 from alembic_audit.operations import (
     AlterAuditColumnOp,
@@ -33,6 +32,7 @@ from alembic_audit.operations import (
     SnapshotAuditTableOp,
 )
 from alembic_audit.spec import AuditSpec
+from alembic_audit.states import AuditState, Drift
 from tests.catalogs import snapshot
 from tests.conftest import Database
 from tests.journey import psql

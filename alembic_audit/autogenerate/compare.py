@@ -14,13 +14,13 @@ import alembic_audit.autogenerate.render  # noqa: F401  (registers the renderers
 from alembic_audit import catalog, tables
 from alembic_audit.autogenerate import diff, notices, order, protect, rows, settled
 from alembic_audit.autogenerate.names import audit_of, source_of
-from alembic_audit.catalog import AuditState, Catalog, Name
 from alembic_audit.errors import AuditError
 from alembic_audit.naming import CONVENTIONS
 from alembic_audit.operations import CreateAuditSchemaOp, display_name
 from alembic_audit.operations.run import x_argument
 from alembic_audit.spec import AuditSpec
 from alembic_audit.sql.text import function_name
+from alembic_audit.states import AuditState, Catalog, Name
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext

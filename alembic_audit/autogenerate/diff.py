@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterable, Mapping
 import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
 from alembic.operations.ops import MigrateOperation
 
-from alembic_audit.catalog import AuditState, Name, Stray
 from alembic_audit.operations import (
     CreateAuditTriggerOp,
     DropAuditTriggerOp,
     ReplaceAuditTriggerOp,
 )
 from alembic_audit.spec import AuditSpec
+from alembic_audit.states import AuditState, Name, Stray
 
 
 def compare(

@@ -18,8 +18,8 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError, DispatchPriority
 
 from alembic_audit.autogenerate import compare
-from alembic_audit.catalog import Catalog, Name
 from alembic_audit.spec import AuditSpec
+from alembic_audit.states import Catalog, Name
 
 if TYPE_CHECKING:
     from typing import TextIO

@@ -6,8 +6,8 @@ import alembic  # noqa: F401  (first, or the order of imports decides whether th
 from alembic.operations import ops
 from alembic.operations.ops import MigrateOperation
 
-from alembic_audit.catalog import Name
 from alembic_audit.spec import AuditSpec
+from alembic_audit.states import Name
 
 
 def table_of(op: MigrateOperation, default_schema: str) -> Name:

@@ -11,7 +11,6 @@ from alembic.util import CommandError
 from alembic_audit.autogenerate import render
 from alembic_audit.autogenerate.names import audit_of, source_of, table_of
 from alembic_audit.autogenerate.protect import is_audit_table
-from alembic_audit.catalog import ForeignTrigger, Name
 from alembic_audit.operations import (
     CreateAuditTriggerOp,
     DropAuditTriggerOp,
@@ -19,6 +18,7 @@ from alembic_audit.operations import (
     display_name,
 )
 from alembic_audit.spec import AuditSpec
+from alembic_audit.states import ForeignTrigger, Name
 
 log = logging.getLogger("alembic_audit.autogenerate")
 

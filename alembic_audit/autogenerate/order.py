@@ -14,7 +14,6 @@ from alembic.operations.ops import MigrateOperation
 from alembic_audit import sql
 from alembic_audit.autogenerate.names import audit_of, place_of, source_of, table_of
 from alembic_audit.autogenerate.protect import in_order
-from alembic_audit.catalog import ORPHANED_FUNCTION, AuditState, Name
 from alembic_audit.operations import (
     AddAuditColumnOp,
     AlterAuditColumnOp,
@@ -29,6 +28,7 @@ from alembic_audit.operations import (
 )
 from alembic_audit.operations.history import MODES, Table
 from alembic_audit.spec import AuditSpec
+from alembic_audit.states import ORPHANED_FUNCTION, AuditState, Name
 
 _SHARE, _EXCLUSIVE = range(len(MODES))
 _CREATES_TRIGGER = re.compile("CREATE (CONSTRAINT )?TRIGGER ").match

@@ -11,7 +11,6 @@ from sqlalchemy.types import NullType, TypeEngine
 
 from alembic_audit import retype
 from alembic_audit.autogenerate.names import audit_of, table_of
-from alembic_audit.catalog import Name
 from alembic_audit.ddl import SPEC_KEY
 from alembic_audit.errors import AuditError
 from alembic_audit.operations import (
@@ -23,6 +22,7 @@ from alembic_audit.operations import (
 )
 from alembic_audit.spec import OWN_COLUMNS, AuditSpec, index_name, key_index
 from alembic_audit.sql.text import COMMENT
+from alembic_audit.states import Name
 
 _OWN = {name for names in OWN_COLUMNS.values() for name in names}
 

@@ -8,9 +8,9 @@ from alembic.operations import ops
 from alembic.operations.ops import MigrateOperation
 
 from alembic_audit.autogenerate.names import audit_of, source_of, table_of
-from alembic_audit.catalog import Name
 from alembic_audit.operations import AddAuditColumnOp, AlterAuditColumnOp
 from alembic_audit.spec import AuditSpec
+from alembic_audit.states import Name
 
 
 def compiled_with_other_types(

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
 import sqlalchemy as sa
 
-from alembic_audit.catalog import Name, shapes
+from alembic_audit.catalog import shapes
+from alembic_audit.states import Name
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext

@@ -26,61 +26,7 @@ from alembic_audit.catalog.state import (
 from alembic_audit.naming import qualify
 from alembic_audit.spec import HEADER, AuditSpec, NewerSpecError
 from alembic_audit.sql import text
-from alembic_audit.states import (
-    AUDIT_COLUMN_MISSING,
-    AUDIT_TABLE_MISSING,
-    BODY_EDITED,
-    COLUMN_MISSING,
-    DISABLED_ON_PARTITION,
-    ENABLE_ALWAYS_LOST,
-    EXECUTE_GRANTED,
-    HEADER_MISSING,
-    ORPHANED_FUNCTION,
-    OWNER_CHANGED,
-    SECOND_TRIGGER,
-    SECURITY_DEFINER_LOST,
-    SEQUENCE_CACHE,
-    SET_CLAUSE,
-    TRIGGER_DISABLED,
-    TRIGGER_ELSEWHERE,
-    TRIGGER_MISSING,
-    TRIGGER_RETIMED,
-    AuditState,
-    Catalog,
-    Drift,
-    ForeignTrigger,
-    Name,
-    Stray,
-)
-
-__all__ = [
-    "AUDIT_COLUMN_MISSING",
-    "AUDIT_TABLE_MISSING",
-    "BODY_EDITED",
-    "COLUMN_MISSING",
-    "DISABLED_ON_PARTITION",
-    "ENABLE_ALWAYS_LOST",
-    "EXECUTE_GRANTED",
-    "HEADER_MISSING",
-    "ORPHANED_FUNCTION",
-    "OWNER_CHANGED",
-    "SECOND_TRIGGER",
-    "SECURITY_DEFINER_LOST",
-    "SEQUENCE_CACHE",
-    "SET_CLAUSE",
-    "TRIGGER_DISABLED",
-    "TRIGGER_ELSEWHERE",
-    "TRIGGER_MISSING",
-    "TRIGGER_RETIMED",
-    "AuditState",
-    "Catalog",
-    "Drift",
-    "ForeignTrigger",
-    "Name",
-    "Stray",
-    "read",
-    "read_strays",
-]
+from alembic_audit.states import Catalog, ForeignTrigger, Name, Stray
 
 
 def read(

@@ -223,6 +223,3 @@ SHAPES = sa.text(
     sa.bindparam("comment", type_=sa.Text()),
 )
 """One text for each plain audit table, as ``shapes.declared`` writes it of a Table."""
-
-# pg_trigger.h: ROW 1, BEFORE 2, INSERT 4, DELETE 8, UPDATE 16, TRUNCATE 32, INSTEAD 64; AFTER is
-# neither of BEFORE and INSTEAD.

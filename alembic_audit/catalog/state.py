@@ -7,34 +7,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from alembic_audit import sql
+from alembic_audit import sql, states
 from alembic_audit.naming import qualify, quote
 from alembic_audit.spec import AuditSpec
-from alembic_audit.sql import text
-from alembic_audit.states import (
-    AUDIT_COLUMN_MISSING,
-    AUDIT_TABLE_MISSING,
-    BODY_EDITED,
-    COLUMN_MISSING,
-    DISABLED_ON_PARTITION,
-    ENABLE_ALWAYS_LOST,
-    EXECUTE_GRANTED,
-    HEADER_MISSING,
-    ORPHANED_FUNCTION,
-    OWNER_CHANGED,
-    SECOND_TRIGGER,
-    SECURITY_DEFINER_LOST,
-    SEQUENCE_CACHE,
-    SET_CLAUSE,
-    TRIGGER_DISABLED,
-    TRIGGER_ELSEWHERE,
-    TRIGGER_MISSING,
-    TRIGGER_RETIMED,
-    AuditState,
-    Drift,
-    Name,
-)
+from alembic_audit.sql import privileges, text
+from alembic_audit.states import AuditState, Drift, Name
 
+# pg_trigger.h: ROW 1, BEFORE 2, INSERT 4, DELETE 8, UPDATE 16, TRUNCATE 32, INSTEAD 64; AFTER is
+# neither of BEFORE and INSTEAD.
 _EVENT_BITS = {"insert": 4, "delete": 8, "update": 16, "truncate": 32}
 _BEFORE_TRUNCATE = 34
 _ROW_BIT = 1
@@ -65,7 +45,7 @@ def restore(
         )
     ]
     if not row.default_privileges:
-        made.append(sql.revoke_function(name))
+        made.append(privileges.revoke_function(name))
     for trigger in sorted(triggers, key=lambda row: bool(row.parent)):
         if not trigger.parent:
             made.append(text.printable(_definition(definitions(trigger), name)))
@@ -200,7 +180,9 @@ class State:
         self._compare_audit_table()
         if self.orphaned:
             table = qualify(*self.source_name)
-            self._drifted(ORPHANED_FUNCTION, f"{self.name} is there, and table {table} is not")
+            self._drifted(
+                states.ORPHANED_FUNCTION, f"{self.name} is there, and table {table} is not"
+            )
         self._compare_triggers()
         return AuditState(
             self.spec,
@@ -221,17 +203,17 @@ class State:
         row, name = self.row, self.name
         meant = sql.body(self.spec, self.default_schema)
         if self.headless:
-            self._drifted(HEADER_MISSING, f"function {name} lost its first line")
+            self._drifted(states.HEADER_MISSING, f"function {name} lost its first line")
         if row.prosrc != meant:
             what = "in comments and white space" if _same_code(row.prosrc, meant) else "in code"
-            self._drifted(BODY_EDITED, f"the body of {name} was edited, {what}")
+            self._drifted(states.BODY_EDITED, f"the body of {name} was edited, {what}")
         if not row.prosecdef:
-            self._drifted(SECURITY_DEFINER_LOST, f"function {name} is SECURITY INVOKER")
+            self._drifted(states.SECURITY_DEFINER_LOST, f"function {name} is SECURITY INVOKER")
         there, wanted = set(row.proconfig or ()), set(sql.settings(self.spec))
         for verb, entries in (("has", there - wanted), ("lost", wanted - there)):
             if entries:
                 self._drifted(
-                    SET_CLAUSE, f"function {name} {verb} SET {', '.join(sorted(entries))}"
+                    states.SET_CLAUSE, f"function {name} {verb} SET {', '.join(sorted(entries))}"
                 )
         if self.drift:
             self.found.append(
@@ -246,7 +228,7 @@ class State:
     def _compare_grants(self) -> None:
         for grantee in self.row.grantees:
             self._drifted(
-                EXECUTE_GRANTED,
+                states.EXECUTE_GRANTED,
                 f"{grantee} may execute {self.name}",
                 f"GRANT EXECUTE ON FUNCTION {self.name}() TO {grantee}",
             )
@@ -258,13 +240,13 @@ class State:
         audit = qualify(*self.audit_name)
         if self.row.owner != wanted:
             self._drifted(
-                OWNER_CHANGED,
+                states.OWNER_CHANGED,
                 f"function {self.name} belongs to {self.row.owner}, not to {wanted}",
                 f"ALTER FUNCTION {self.name}() OWNER TO {quote(self.row.owner)}",
             )
         if self.audit is not None and self.audit.owner != wanted:
             self._drifted(
-                OWNER_CHANGED,
+                states.OWNER_CHANGED,
                 f"audit table {audit} belongs to {self.audit.owner}, not to {wanted}",
                 f"ALTER TABLE {audit} OWNER TO {quote(self.audit.owner)}",
             )
@@ -280,18 +262,18 @@ class State:
         name = qualify(*self.audit_name)
         for column in self.gone if not self.orphaned else ():
             table = qualify(*self.source_name)
-            self._drifted(COLUMN_MISSING, f"column {quote(column)} of {table} is gone")
+            self._drifted(states.COLUMN_MISSING, f"column {quote(column)} of {table} is gone")
         if self.audit is None:
-            self._drifted(AUDIT_TABLE_MISSING, f"audit table {name} is gone")
+            self._drifted(states.AUDIT_TABLE_MISSING, f"audit table {name} is gone")
             return
         for column in self.missing:
             self._drifted(
-                AUDIT_COLUMN_MISSING, f"column {quote(column)} of audit table {name} is gone"
+                states.AUDIT_COLUMN_MISSING, f"column {quote(column)} of audit table {name} is gone"
             )
         if self.audit.seqcache not in (None, 1):
             sequence = qualify(self.audit.sequence_schema, self.audit.sequence)
             self._drifted(
-                SEQUENCE_CACHE,
+                states.SEQUENCE_CACHE,
                 f"{sequence} has CACHE {self.audit.seqcache}, so that audit_id is no order",
                 f"ALTER SEQUENCE {sequence} CACHE {self.audit.seqcache}",
             )
@@ -301,7 +283,7 @@ class State:
         guard = (*self.audit_name, self.spec.guard_trigger)
         parents = {row.oid: row.parent for row in self.triggers}
         # By trigger, the state that is meant, and the one in which the statements make it.
-        states: dict[int, tuple[str, str]] = {}
+        expected: dict[int, tuple[str, str]] = {}
         for row in sorted(self.triggers, key=lambda row: bool(row.parent)):
             table = qualify(row.nspname, row.relname)
             trigger = f"trigger {quote(row.tgname)} on {table}"
@@ -309,27 +291,31 @@ class State:
                 oid = row.parent
                 while parents[oid]:
                     oid = parents[oid]
-                self._compare_state(row, trigger, *states[oid])
+                self._compare_state(row, trigger, *expected[oid])
                 continue
             name = trigger_name(row)
             normal = "A" if self.spec.always or name == guard else "O"
-            states[row.oid] = (normal, normal)
+            expected[row.oid] = (normal, normal)
             if name not in wanted:
-                kind = SECOND_TRIGGER if name[:2] == self.source_name else TRIGGER_ELSEWHERE
+                kind = (
+                    states.SECOND_TRIGGER
+                    if name[:2] == self.source_name
+                    else states.TRIGGER_ELSEWHERE
+                )
                 found = [_definition(self.definitions(row), self.name)]
                 if name in self.others.wanted:  # another trail's, which the downgrade made before
                     found.insert(0, f"DROP TRIGGER IF EXISTS {quote(row.tgname)} ON {table}")
                 self._drifted(kind, f"{trigger} calls {self.name} too", *found)
-                states[row.oid] = ("O", "O")
+                expected[row.oid] = ("O", "O")
             elif wanted.pop(name) != _shape_of(row) or not row.plain:
                 self._drifted(
-                    TRIGGER_RETIMED,
+                    states.TRIGGER_RETIMED,
                     f"{trigger} is now: {self.definitions(row)}",
                     f"DROP TRIGGER {quote(row.tgname)} ON {table}",
                     _definition(self.definitions(row), self.name),
                 )
-                states[row.oid] = (normal, "O")
-            self._compare_state(row, trigger, *states[row.oid])
+                expected[row.oid] = (normal, "O")
+            self._compare_state(row, trigger, *expected[row.oid])
         for schema, relation, trigger in wanted:
             table = qualify(schema, relation)
             found = [f"DROP TRIGGER {quote(trigger)} ON {table}"]
@@ -339,13 +325,13 @@ class State:
                 self.found += found
             else:
                 detail = f"trigger {quote(trigger)} on {table} is gone"
-                self._drifted(TRIGGER_MISSING, detail, *found)
+                self._drifted(states.TRIGGER_MISSING, detail, *found)
 
     def _compare_state(self, row: sa.Row[Any], trigger: str, meant: str, made: str) -> None:
         if row.tgenabled != meant:
-            kind = DISABLED_ON_PARTITION if row.parent else TRIGGER_DISABLED
+            kind = states.DISABLED_ON_PARTITION if row.parent else states.TRIGGER_DISABLED
             self._drifted(
-                ENABLE_ALWAYS_LOST if (meant, row.tgenabled) == ("A", "O") else kind,
+                states.ENABLE_ALWAYS_LOST if (meant, row.tgenabled) == ("A", "O") else kind,
                 f"{trigger} is in state {_STATES[row.tgenabled]}",
                 _set_state(row),
             )

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from alembic_audit.catalog import Name
 from alembic_audit.cli import connect, output
 from alembic_audit.cli.errors import EXIT_HEALTHY, CliError
 from alembic_audit.cli.output import Replaced
@@ -23,6 +22,7 @@ from alembic_audit.cli.trails import (
 )
 from alembic_audit.reading import changes, history
 from alembic_audit.reading.trail import Trail
+from alembic_audit.states import Name
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from alembic_audit.catalog import AuditState, Name
 from alembic_audit.catalog.columns import read_sizes
 from alembic_audit.cli import connect, output
 from alembic_audit.cli.errors import EXIT_HEALTHY
 from alembic_audit.cli.output import Plain
 from alembic_audit.cli.trails import Trails
 from alembic_audit.reading.database import audit_of
+from alembic_audit.states import AuditState, Name
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

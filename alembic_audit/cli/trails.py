@@ -8,7 +8,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from alembic_audit.catalog import AuditState, Name
 from alembic_audit.catalog.columns import read_columns
 from alembic_audit.cli.errors import CliError
 from alembic_audit.cli.output import Replaced
@@ -16,6 +15,7 @@ from alembic_audit.cli.text import escaped
 from alembic_audit.errors import ReadingError
 from alembic_audit.reading import database
 from alembic_audit.reading.trail import Trail
+from alembic_audit.states import AuditState, Name
 
 DID = {"I": "inserted", "U": "updated", "D": "deleted", "T": "truncated", "S": "snapshot"}
 _BATCH = 500

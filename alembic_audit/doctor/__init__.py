@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import sqlalchemy as sa
 
 from alembic_audit import catalog, options, tables
-from alembic_audit.catalog import AuditState, Catalog, Name
 from alembic_audit.catalog.everything import read_everything
 from alembic_audit.catalog.health import Health, Place, read_health, read_schemas
 from alembic_audit.doctor import around, rights, settings
@@ -16,6 +15,7 @@ from alembic_audit.doctor.values import KINDS, SEVERITIES, Finding, finding
 from alembic_audit.naming import CONVENTIONS, qualify
 from alembic_audit.spec import AuditSpec
 from alembic_audit.sql import text
+from alembic_audit.states import AuditState, Catalog, Name
 
 __all__ = ["KINDS", "Examination", "Finding", "coverage", "examine", "examined"]
 

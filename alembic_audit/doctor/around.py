@@ -3,11 +3,11 @@
 import json
 from collections.abc import Iterator
 
-from alembic_audit.catalog import ForeignTrigger
 from alembic_audit.doctor import values as kinds
 from alembic_audit.doctor.trail import Trail, shown
 from alembic_audit.doctor.values import Finding
 from alembic_audit.naming import qualify, quote
+from alembic_audit.states import ForeignTrigger
 
 _RULE_EVENTS = {"1": "SELECT", "2": "UPDATE", "3": "INSERT", "4": "DELETE"}
 

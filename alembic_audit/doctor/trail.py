@@ -6,11 +6,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from alembic_audit.catalog import AuditState, Name
 from alembic_audit.catalog.health import Health, Place
 from alembic_audit.doctor.values import Finding, finding
 from alembic_audit.naming import qualify
 from alembic_audit.spec import AuditSpec
+from alembic_audit.states import AuditState, Name
 
 
 @dataclasses.dataclass(frozen=True)

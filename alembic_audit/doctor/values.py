@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from alembic_audit import catalog
+from alembic_audit import states
 
 ERROR = "error"
 WARNING = "warning"
@@ -52,24 +52,24 @@ MIGRATE = "alembic revision --autogenerate, then alembic upgrade head"
 
 KINDS: Mapping[str, tuple[str, str]] = {
     # Drift: what alembic_audit.catalog compares.
-    catalog.BODY_EDITED: (ERROR, MIGRATE),
-    catalog.HEADER_MISSING: (WARNING, MIGRATE),
-    catalog.TRIGGER_MISSING: (ERROR, MIGRATE),
-    catalog.TRIGGER_DISABLED: (ERROR, MIGRATE),
-    catalog.DISABLED_ON_PARTITION: (ERROR, MIGRATE),
-    catalog.ENABLE_ALWAYS_LOST: (ERROR, MIGRATE),
-    catalog.TRIGGER_RETIMED: (ERROR, MIGRATE),
-    catalog.TRIGGER_ELSEWHERE: (ERROR, MIGRATE),
-    catalog.SECOND_TRIGGER: (ERROR, MIGRATE),
-    catalog.SECURITY_DEFINER_LOST: (ERROR, MIGRATE),
-    catalog.SET_CLAUSE: (WARNING, MIGRATE),
-    catalog.EXECUTE_GRANTED: (WARNING, MIGRATE),
-    catalog.OWNER_CHANGED: (WARNING, MIGRATE),
-    catalog.ORPHANED_FUNCTION: (WARNING, MIGRATE),
-    catalog.AUDIT_TABLE_MISSING: (ERROR, MIGRATE),
-    catalog.AUDIT_COLUMN_MISSING: (ERROR, MIGRATE),
-    catalog.COLUMN_MISSING: (ERROR, MIGRATE),
-    catalog.SEQUENCE_CACHE: (WARNING, MIGRATE),
+    states.BODY_EDITED: (ERROR, MIGRATE),
+    states.HEADER_MISSING: (WARNING, MIGRATE),
+    states.TRIGGER_MISSING: (ERROR, MIGRATE),
+    states.TRIGGER_DISABLED: (ERROR, MIGRATE),
+    states.DISABLED_ON_PARTITION: (ERROR, MIGRATE),
+    states.ENABLE_ALWAYS_LOST: (ERROR, MIGRATE),
+    states.TRIGGER_RETIMED: (ERROR, MIGRATE),
+    states.TRIGGER_ELSEWHERE: (ERROR, MIGRATE),
+    states.SECOND_TRIGGER: (ERROR, MIGRATE),
+    states.SECURITY_DEFINER_LOST: (ERROR, MIGRATE),
+    states.SET_CLAUSE: (WARNING, MIGRATE),
+    states.EXECUTE_GRANTED: (WARNING, MIGRATE),
+    states.OWNER_CHANGED: (WARNING, MIGRATE),
+    states.ORPHANED_FUNCTION: (WARNING, MIGRATE),
+    states.AUDIT_TABLE_MISSING: (ERROR, MIGRATE),
+    states.AUDIT_COLUMN_MISSING: (ERROR, MIGRATE),
+    states.COLUMN_MISSING: (ERROR, MIGRATE),
+    states.SEQUENCE_CACHE: (WARNING, MIGRATE),
     # The models beside the database.
     NOT_AUDITED: (ERROR, MIGRATE),
     DIFFERS: (ERROR, MIGRATE),

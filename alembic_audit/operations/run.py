@@ -35,7 +35,7 @@ from alembic_audit.operations.trail import (
     SnapshotAuditTableOp,
 )
 from alembic_audit.spec import AuditSpec
-from alembic_audit.sql import history, locks, move
+from alembic_audit.sql import history, locks, move, preconditions
 from alembic_audit.sql import schema as schemas
 from alembic_audit.sql.text import COMMENT, audit_name, set_config, source_name
 
@@ -150,7 +150,7 @@ def _rename_column(operations: Operations, op: RenameAuditedColumnOp) -> None:
 
 def _before_renaming(old: AuditSpec, default: str) -> list[str]:
     tables = [source_name(old, default), audit_name(old, default)]
-    return [locks.lock(tables, "ACCESS EXCLUSIVE"), sql.check_header(old, default)]
+    return [locks.lock(tables, "ACCESS EXCLUSIVE"), preconditions.check_header(old, default)]
 
 
 def _after(op: RenameAuditedTableOp | RenameAuditedColumnOp, default: str) -> list[str]:

@@ -8,12 +8,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.types import UserDefinedType
 
-from alembic_audit.catalog import AuditState, Name
 from alembic_audit.catalog.everything import read_everything
 from alembic_audit.errors import ReadingError
 from alembic_audit.reading.trail import Trail, check_readable
 from alembic_audit.reading.types import TextArray
 from alembic_audit.spec import CHANGED_COLUMNS, OWN_COLUMNS, AuditSpec, hash_column
+from alembic_audit.states import AuditState, Name
 
 _NUMBERS = ("audit_id", "audit_transaction_id")
 

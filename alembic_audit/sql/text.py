@@ -72,3 +72,8 @@ def comma_separated(items: Iterable[str]) -> list[str]:
     """Return one line an item, indented, with commas between them."""
     *most, last = items
     return [f"  {item}," for item in most] + [f"  {last}"]
+
+
+def regprocedure(function: str) -> str:
+    """Return the expression of the OID of a trigger function, which must exist."""
+    return f"{literal(function + '()')}::pg_catalog.regprocedure"

@@ -1,0 +1,220 @@
+"""What is looked at before a trail is made or changed: nothing gets half-way."""
+
+from alembic_audit.naming import literal
+from alembic_audit.spec import HEADER, AuditSpec
+from alembic_audit.sql.text import audit_name, do_block, function_name, partition_names, source_name
+
+
+def check_header(spec: AuditSpec, default_schema: str) -> str:
+    """Return the statement that fails unless the function records just what *spec* says."""
+    name = function_name(spec, default_schema)
+    table = source_name(spec, default_schema)
+    message = f"the audit trigger of {table} is not the one that this operation renames"
+    return do_block(
+        [
+            "DECLARE",
+            "  found pg_catalog.text;",
+            "BEGIN",
+            "  SELECT pg_catalog.split_part(prosrc, pg_catalog.chr(10), 1) INTO found",
+            "  FROM pg_catalog.pg_proc WHERE oid",
+            f"    OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure({literal(name + '()')});",
+            f"  IF found OPERATOR(pg_catalog.=) {literal(HEADER + spec.to_json())} THEN",
+            "    RETURN;",
+            "  END IF;",
+            "  RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',",
+            f"    MESSAGE = {literal(message)},",
+            "    DETAIL = pg_catalog.concat(",
+            f"      {literal(f'Expected {name} to begin: {HEADER}{spec.to_json()}')},",
+            "      pg_catalog.chr(10), 'Found: ', COALESCE(found, 'no such function')",
+            "    ),",
+            "    HINT = 'Write all arguments of the trigger as they are after the renaming, and '",
+            "      'in replaces={...} what was other before it.';",
+            "END",
+        ]
+    )
+
+
+def check_tables(
+    spec: AuditSpec, default_schema: str, *, new_function: bool, new_audit_table: bool = False
+) -> str:
+    """Return the statement that finds, before anything is made, why a trail could not be written.
+
+    Args:
+        spec: What shall be.
+        default_schema: What a schema of None means.
+        new_function: There must be no function of that name.
+        new_audit_table: The audit table was created in this migration, or was there before.
+    """
+    lines = ["DECLARE", "  missing pg_catalog.text;", "BEGIN"]
+    if spec.level == "statement":
+        lines += _plain(source_name(spec, default_schema))
+    if new_function:
+        name = function_name(spec, default_schema)
+        trigger = f"the audit trigger of {source_name(spec, default_schema)}"
+        lines += [
+            f"  IF pg_catalog.to_regprocedure({literal(name + '()')}) IS NOT NULL THEN",
+            "    RAISE EXCEPTION USING ERRCODE = 'duplicate_function', MESSAGE =",
+            f"      {literal(f'function {name}() exists already, so {trigger} was not created')},",
+            "      HINT = 'Drop it first if it is yours, or name another: function=...';",
+            "  END IF;",
+        ]
+    for table, columns in (
+        (source_name(spec, default_schema), spec.stored),
+        (audit_name(spec, default_schema), spec.audit_column_names),
+        *((name, ()) for name in partition_names(spec, default_schema)),
+    ):
+        wanted = ", ".join(literal(column) for column in columns)
+        lines += [
+            f"  IF pg_catalog.to_regclass({literal(table)}) IS NULL THEN",
+            "    RAISE EXCEPTION USING ERRCODE = 'undefined_table', MESSAGE =",
+            f"      {literal(f'table {table} does not exist, so nothing could be recorded')},",
+            "      HINT = 'Create it before the audit trigger, in the same migration.';",
+            "  END IF;",
+            "  SELECT pg_catalog.string_agg(wanted, ', ') INTO missing",
+            f"  FROM pg_catalog.unnest(ARRAY[{wanted}]::pg_catalog.text[]) AS wanted",
+            "  WHERE NOT EXISTS (",
+            "    SELECT FROM pg_catalog.pg_attribute",
+            f"    WHERE attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({literal(table)})",
+            "      AND attname OPERATOR(pg_catalog.=) wanted AND NOT attisdropped",
+            "  );",
+            "  IF missing IS NOT NULL THEN",
+            "    RAISE EXCEPTION USING ERRCODE = 'undefined_column', MESSAGE =",
+            f"      pg_catalog.concat({literal(f'table {table} has no column ')}, missing),",
+            "      HINT = 'Add the column in this migration before the audit trigger, "
+            "or leave it out of columns=[...].';",
+            "  END IF;",
+        ]
+    if new_function:
+        lines += _audit_table(spec, audit_name(spec, default_schema))
+    elif new_audit_table:
+        lines += _owner(spec, audit_name(spec, default_schema))
+    return do_block([*lines, "END"])
+
+
+def _plain(table: str) -> list[str]:
+    """Return what finds that statement triggers would not see, or could not have, each row."""
+    relation = f"pg_catalog.to_regclass({literal(table)})"
+    message = (
+        f"table {table} is a partition, is partitioned, foreign, or one of a hierarchy, where "
+        "statement triggers do not record each row"
+    )
+    return [
+        "  IF EXISTS (",
+        "    SELECT FROM pg_catalog.pg_class",
+        f"    WHERE oid OPERATOR(pg_catalog.=) {relation}",
+        "      AND relkind OPERATOR(pg_catalog.<>) 'r'",
+        "  ) OR EXISTS (",
+        "    SELECT FROM pg_catalog.pg_inherits",
+        f"    WHERE inhrelid OPERATOR(pg_catalog.=) {relation}",
+        f"      OR inhparent OPERATOR(pg_catalog.=) {relation}",
+        "  ) THEN",
+        "    RAISE EXCEPTION USING ERRCODE = 'wrong_object_type', MESSAGE =",
+        f"      {literal(message)},",
+        "      HINT = 'Write level=''row'' in the options of the table and in this migration.';",
+        "  END IF;",
+    ]
+
+
+def _audit_table(spec: AuditSpec, table: str) -> list[str]:
+    """Return what finds, before a trail begins, why each write would fail from then on."""
+    written = set(spec.audit_column_names) - {"audit_id"}
+    always = {"audit_operation", "audit_operation_timestamp", "audit_transaction_id"}
+    always |= {"audit_current_user"}
+    always &= written - set(spec.stored)
+    always |= {setting.column for setting in spec.session_settings if setting.required}
+
+    def names(columns: set[str]) -> str:
+        return f"ARRAY[{', '.join(map(literal, sorted(columns)))}]::pg_catalog.text[]"
+
+    refusal = f" may not insert into {table}, so the audit function, which runs as it, could not"
+    grant = f"GRANT INSERT ON {table} to it, or migrate as the owner."
+    emptied = f"table {table} is NOT NULL in columns that a record may leave empty: "
+    nullable = f"ALTER TABLE {table} ALTER COLUMN ... DROP NOT NULL, or name another audit table."
+    return [
+        f"  IF NOT pg_catalog.has_table_privilege({literal(table)}, 'INSERT') THEN",
+        "    RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE =",
+        f"      pg_catalog.concat('role ', current_user, {literal(refusal)}),",
+        f"      HINT = {literal(grant)};",
+        "  END IF;",
+        "  SELECT pg_catalog.string_agg(attname::pg_catalog.text, ', ') INTO missing",
+        "  FROM pg_catalog.pg_attribute",
+        f"  WHERE attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({literal(table)})",
+        "    AND attnotnull AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped",
+        f"    AND attname::pg_catalog.text OPERATOR(pg_catalog.<>) ALL ({names(always)})",
+        f"    AND (attname::pg_catalog.text OPERATOR(pg_catalog.=) ANY ({names(written)})",
+        "      OR NOT atthasdef AND attidentity OPERATOR(pg_catalog.=) '');",
+        "  IF missing IS NOT NULL THEN",
+        "    RAISE EXCEPTION USING ERRCODE = 'not_null_violation', MESSAGE =",
+        f"      pg_catalog.concat({literal(emptied)}, missing),",
+        f"      HINT = {literal(nullable)};",
+        "  END IF;",
+        *_owner(spec, table),
+    ]
+
+
+def _owner(spec: AuditSpec, table: str) -> list[str]:
+    """Return what refuses an audit table that would run code of others as the function's owner.
+
+    Triggers, rules, defaults and constraints of the audit table run as who inserts into it, which
+    is the function's owner. So who owns the table, and the functions that it calls, must be able
+    to act as that role anyhow; that the role could act as them is not enough.
+    """
+    role = literal(spec.owner) if spec.owner else "current_user"
+    oid = f"pg_catalog.to_regclass({literal(table)})"
+    elsewhere = f"table {table} belongs to "
+    may = "who could read, forge and delete records, and run code as "
+    calls = f"an INSERT into {table} would run, with the rights of its audit function, "
+
+    def trusted(owner: str) -> str:
+        return (
+            f"(pg_catalog.pg_has_role({owner}, {role}::pg_catalog.name, 'MEMBER')"
+            f" OR pg_catalog.pg_get_userbyid({owner}) OPERATOR(pg_catalog.=) current_user)"
+        )
+
+    return [
+        "  SELECT pg_catalog.pg_get_userbyid(relowner)::pg_catalog.text INTO missing",
+        f"  FROM pg_catalog.pg_class WHERE oid OPERATOR(pg_catalog.=) {oid}",
+        f"    AND NOT {trusted('relowner')};",
+        "  IF missing IS NOT NULL THEN",
+        "    RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE =",
+        f"      pg_catalog.concat({literal(elsewhere)}, missing, {literal(', ' + may)}, {role}),",
+        "      HINT = pg_catalog.concat('If its records are yours, ALTER TABLE ',",
+        f"        {literal(table)}, ' OWNER TO ', {role}, ', or migrate as the owner; if not, '",
+        "        'rename it, or name another audit table.');",
+        "  END IF;",
+        "  SELECT pg_catalog.string_agg(what, ', ' ORDER BY what) INTO missing FROM (",
+        "    SELECT pg_catalog.concat('rule ', pg_catalog.quote_ident(rulename)) AS what",
+        f"    FROM pg_catalog.pg_rewrite WHERE ev_class OPERATOR(pg_catalog.=) {oid}",
+        "      AND ev_type OPERATOR(pg_catalog.=) '3'",
+        "    UNION",
+        "    SELECT pg_catalog.concat('function ', p.oid::pg_catalog.regprocedure, ' of ',",
+        "      pg_catalog.pg_get_userbyid(p.proowner))",
+        f"    FROM pg_catalog.pg_proc AS p WHERE NOT {trusted('p.proowner')} AND (EXISTS (",
+        "      SELECT FROM pg_catalog.pg_trigger WHERE tgfoid OPERATOR(pg_catalog.=) p.oid",
+        f"        AND tgrelid OPERATOR(pg_catalog.=) {oid}",
+        "    ) OR EXISTS (",
+        "      SELECT FROM pg_catalog.pg_depend AS d",
+        "      WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass",
+        "        AND d.refobjid OPERATOR(pg_catalog.=) p.oid AND (EXISTS (",
+        "          SELECT FROM pg_catalog.pg_depend AS o",
+        "          WHERE o.classid OPERATOR(pg_catalog.=) d.classid",
+        "            AND o.objid OPERATOR(pg_catalog.=) d.objid AND o.refclassid",
+        "              OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass",
+        f"            AND o.refobjid OPERATOR(pg_catalog.=) {oid}",
+        "        ) OR EXISTS (",
+        "          SELECT FROM pg_catalog.pg_constraint AS c",
+        "          JOIN pg_catalog.pg_attribute AS a",
+        "            ON a.atttypid OPERATOR(pg_catalog.=) c.contypid",
+        "          WHERE d.classid OPERATOR(pg_catalog.=)",
+        "              'pg_catalog.pg_constraint'::pg_catalog.regclass",
+        "            AND d.objid OPERATOR(pg_catalog.=) c.oid",
+        f"            AND a.attrelid OPERATOR(pg_catalog.=) {oid}",
+        "        ))",
+        "    ))",
+        "  ) AS others;",
+        "  IF missing IS NOT NULL THEN",
+        "    RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE =",
+        f"      pg_catalog.concat({literal(calls)}, missing),",
+        "      HINT = 'Drop what calls it, or name another audit table.';",
+        "  END IF;",
+    ]
