@@ -459,6 +459,43 @@ def test_columns_that_changed(fresh: Shop, alone: None, capsys: pytest.CaptureFi
     assert "audit table missing" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("then", [None, "ALTER TABLE page_audit DROP COLUMN body"])
+def test_sparse_columns(
+    then: str | None, fresh: Shop, alone: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a record left out is what was stored last; where its column is gone, nothing is said."""
+    metadata = sa.MetaData()
+    sa.Table(
+        "page",
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("title", sa.Text),
+        sa.Column("body", sa.Text),
+        info={"audit.options": {"enabled": True, "sparse_columns": ["body"]}},
+    )
+    write(fresh.engine, metadata, "INSERT INTO page VALUES (1, 'a', 'text')")
+    write(fresh.engine, metadata, "UPDATE page SET title = 'b'")
+    if then:
+        write_by_hand(fresh, then)
+    body = {} if then else {"body": "text"}
+
+    assert 0 == fresh.run("log", "page", "1", "--json")
+    newest, first = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert {"id": 1, "title": "b", **body} == newest["row"]
+    assert {"id": 1, "title": "a", **body} == newest["before"] == first["row"]
+    assert ["title"] == newest["changed"]
+    assert 0 == fresh.run("as-of", "page", "audit:2", "--json")
+    assert {"id": 1, "title": "b", **body} == json.loads(capsys.readouterr().out)
+    for command in (["show", "2"], ["tail"], ["blame", "page", "1"], ["status"]):
+        assert 0 == fresh.run(*command)
+    assert ("text" in capsys.readouterr().out) is (then is None)
+    assert 0 == fresh.run("log", "page", "1", "--csv")
+    assert ("{body}" in capsys.readouterr().out) is (then is None)
+    write_by_hand(fresh, "ALTER TABLE page_audit DROP COLUMN audit_omitted_columns")
+    assert 0 == fresh.run("log", "page", "1")
+    assert "body=" not in capsys.readouterr().out.splitlines()[0]
+
+
 def write_by_hand(shop: Shop, statement: str) -> None:
     with shop.engine.begin() as connection:
         connection.exec_driver_sql(statement)

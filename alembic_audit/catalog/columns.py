@@ -5,22 +5,18 @@ from collections.abc import Collection
 
 import sqlalchemy as sa
 
+from alembic_audit.catalog.queries import WANTED
 from alembic_audit.states import Name
 
 # -1 and not NULL: "character" would be one character.
 _COLUMNS = sa.text(
-    """
+    f"""
     SELECT n.nspname, c.relname, a.attname, pg_catalog.format_type(a.atttypid, -1) AS type
     FROM pg_catalog.pg_attribute AS a
     JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'f')
-      AND (n.nspname, c.relname) IN (
-        SELECT * FROM ROWS FROM (
-          pg_catalog.unnest(CAST(:schemas AS pg_catalog.text[])),
-          pg_catalog.unnest(CAST(:names AS pg_catalog.text[]))
-        ) AS wanted
-      )
+      AND {WANTED}
     ORDER BY 1, 2, a.attnum
     """
 ).bindparams(
@@ -42,17 +38,12 @@ def read_columns(connection: sa.Connection, names: Collection[Name]) -> dict[Nam
 
 
 _SIZES = sa.text(
-    """
+    f"""
     SELECT n.nspname, c.relname, pg_catalog.pg_total_relation_size(c.oid) AS bytes,
       GREATEST(c.reltuples, 0)::pg_catalog.int8 AS estimate
     FROM pg_catalog.pg_class AS c
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p', 'f') AND (n.nspname, c.relname) IN (
-      SELECT * FROM ROWS FROM (
-        pg_catalog.unnest(CAST(:schemas AS pg_catalog.text[])),
-        pg_catalog.unnest(CAST(:names AS pg_catalog.text[]))
-      ) AS wanted
-    )
+    WHERE c.relkind IN ('r', 'p', 'f') AND {WANTED}
     """
 ).bindparams(
     sa.bindparam("schemas", type_=sa.ARRAY(sa.Text())),

@@ -11,21 +11,13 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from alembic_audit.catalog.foreign import trigger as foreign_trigger
+from alembic_audit.catalog.queries import WANTED
 from alembic_audit.spec import HEADER
 from alembic_audit.sql.text import COMMENT
 from alembic_audit.states import ForeignTrigger, Name
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
-
-_WANTED = """
-    (n.nspname, c.relname) IN (
-      SELECT * FROM ROWS FROM (
-        pg_catalog.unnest(CAST(:schemas AS pg_catalog.text[])),
-        pg_catalog.unnest(CAST(:names AS pg_catalog.text[]))
-      ) AS wanted
-    )
-"""
 
 _RELATIONS = f"""
     SELECT n.nspname, c.relname, c.relpersistence::pg_catalog.text, c.relrowsecurity,
@@ -66,7 +58,7 @@ _RELATIONS = f"""
     JOIN pg_catalog.pg_database AS b ON b.datname = pg_catalog.current_database()
     JOIN pg_catalog.pg_roles AS s ON s.oid = CASE
       WHEN n.nspowner = 'pg_database_owner'::pg_catalog.regrole THEN b.datdba ELSE n.nspowner END
-    WHERE c.relkind IN ('r', 'p', 'f') AND {_WANTED}
+    WHERE c.relkind IN ('r', 'p', 'f') AND {WANTED}
 """
 
 _FUNCTIONS = """
@@ -93,7 +85,7 @@ _GRANTS = f"""
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     CROSS JOIN pg_catalog.aclexplode(c.relacl) AS a
     LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = a.grantee
-    WHERE a.grantee <> c.relowner AND {_WANTED}
+    WHERE a.grantee <> c.relowner AND {WANTED}
     UNION ALL
     SELECT n.nspname, c.relname, 'COLUMN', {_GRANTEE}, a.privilege_type,
       pg_catalog.quote_ident(t.attname)
@@ -102,7 +94,7 @@ _GRANTS = f"""
     JOIN pg_catalog.pg_attribute AS t ON t.attrelid = c.oid AND NOT t.attisdropped
     CROSS JOIN pg_catalog.aclexplode(t.attacl) AS a
     LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = a.grantee
-    WHERE a.grantee <> c.relowner AND {_WANTED}
+    WHERE a.grantee <> c.relowner AND {WANTED}
     UNION ALL
     SELECT n.nspname, c.relname, 'SEQUENCE', {_GRANTEE}, a.privilege_type,
       pg_catalog.concat(pg_catalog.quote_ident(qn.nspname), '.', pg_catalog.quote_ident(q.relname))
@@ -115,7 +107,7 @@ _GRANTS = f"""
     JOIN pg_catalog.pg_namespace AS qn ON qn.oid = q.relnamespace
     CROSS JOIN pg_catalog.aclexplode(q.relacl) AS a
     LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = a.grantee
-    WHERE a.grantee <> q.relowner AND {_WANTED}
+    WHERE a.grantee <> q.relowner AND {WANTED}
     ORDER BY 1, 2, 3, 4, 5, 6
 """
 
@@ -125,7 +117,7 @@ _CHILDREN = f"""
       FROM pg_catalog.pg_inherits AS i
       JOIN pg_catalog.pg_class AS c ON c.oid = i.inhparent
       JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-      WHERE {_WANTED}
+      WHERE {WANTED}
       UNION
       SELECT below.top, i.inhrelid
       FROM below JOIN pg_catalog.pg_inherits AS i ON i.inhparent = below.oid
@@ -161,7 +153,7 @@ _TRIGGERS = f"""
           pg_catalog.unnest(CAST(:functions AS pg_catalog.text[]))
         ) AS ours
       )
-      AND ({_WANTED} OR EXISTS (
+      AND ({WANTED} OR EXISTS (
         SELECT FROM pg_catalog.unnest(CAST(:audits AS pg_catalog.text[])) AS audit
         WHERE pg_catalog.strpos(pg_catalog.lower(p.prosrc), pg_catalog.lower(audit)) > 0
       ))
@@ -173,7 +165,7 @@ _RULES = f"""
     FROM pg_catalog.pg_rewrite AS w
     JOIN pg_catalog.pg_class AS c ON c.oid = w.ev_class
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE w.rulename <> '_RETURN' AND w.ev_enabled <> 'D' AND {_WANTED}
+    WHERE w.rulename <> '_RETURN' AND w.ev_enabled <> 'D' AND {WANTED}
     ORDER BY 1, 2, 3
 """
 

@@ -2,6 +2,14 @@
 
 import sqlalchemy as sa
 
+WANTED = """(n.nspname, c.relname) IN (
+      SELECT * FROM ROWS FROM (
+        pg_catalog.unnest(CAST(:schemas AS pg_catalog.text[])),
+        pg_catalog.unnest(CAST(:names AS pg_catalog.text[]))
+      ) AS wanted
+    )"""
+"""What picks, of pg_class AS c and pg_namespace AS n, the tables that a query is about."""
+
 FUNCTIONS = sa.text(
     """
     SELECT p.oid, n.nspname, p.proname, p.prosrc, p.prosecdef, p.proconfig,
@@ -99,7 +107,7 @@ DEFINITION = sa.text("SELECT pg_catalog.pg_get_triggerdef(:oid)").bindparams(
 """Of a trigger with a condition, whose table it locks: only where it is other than meant."""
 
 RELATIONS = sa.text(
-    """
+    f"""
     SELECT n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner)::pg_catalog.text AS owner,
       ARRAY(
         SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute AS a
@@ -122,12 +130,7 @@ RELATIONS = sa.text(
         AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = c.oid
         AND a.attname = 'audit_id'
     ) AS sequence ON true
-    WHERE c.relkind IN ('r', 'p', 'f') AND (n.nspname, c.relname) IN (
-      SELECT * FROM ROWS FROM (
-        pg_catalog.unnest(CAST(:schemas AS pg_catalog.text[])),
-        pg_catalog.unnest(CAST(:names AS pg_catalog.text[]))
-      ) AS wanted
-    )
+    WHERE c.relkind IN ('r', 'p', 'f') AND {WANTED}
     """
 ).bindparams(
     sa.bindparam("schemas", type_=sa.ARRAY(sa.Text())),
@@ -135,7 +138,7 @@ RELATIONS = sa.text(
 )
 
 SHAPES = sa.text(
-    """
+    f"""
     SELECT n.nspname, c.relname, pg_catalog.concat_ws(pg_catalog.chr(10),
       (
         SELECT pg_catalog.string_agg(line, pg_catalog.chr(10) ORDER BY line COLLATE "C")
@@ -194,12 +197,7 @@ SHAPES = sa.text(
     FROM pg_catalog.pg_class AS c
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.relkind = 'r'
-      AND (n.nspname, c.relname) IN (
-        SELECT * FROM ROWS FROM (
-          pg_catalog.unnest(CAST(:schemas AS pg_catalog.text[])),
-          pg_catalog.unnest(CAST(:names AS pg_catalog.text[]))
-        ) AS wanted
-      )
+      AND {WANTED}
       AND (n.nspname <> :default_schema OR pg_catalog.pg_table_is_visible(c.oid))
       AND EXISTS (
         SELECT FROM pg_catalog.pg_description AS d

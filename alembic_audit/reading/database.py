@@ -12,7 +12,13 @@ from alembic_audit.catalog.everything import read_everything
 from alembic_audit.errors import ReadingError
 from alembic_audit.reading.trail import Trail, check_readable
 from alembic_audit.reading.types import TextArray
-from alembic_audit.spec import CHANGED_COLUMNS, OWN_COLUMNS, AuditSpec, hash_column
+from alembic_audit.spec import (
+    CHANGED_COLUMNS,
+    OMITTED_COLUMNS,
+    OWN_COLUMNS,
+    AuditSpec,
+    hash_column,
+)
 from alembic_audit.states import AuditState, Name
 
 _NUMBERS = ("audit_id", "audit_transaction_id")
@@ -155,4 +161,7 @@ def _with_columns(spec: AuditSpec, columns: Mapping[str, str]) -> AuditSpec:
         hash_columns=tuple(one for one in spec.hash_columns if one not in gone),
         session_settings=tuple(one for one in spec.session_settings if one.column in columns),
         changed_columns=spec.changed_columns and CHANGED_COLUMNS in columns,
+        sparse_columns=tuple(
+            one for one in spec.sparse_columns if one not in gone and OMITTED_COLUMNS in columns
+        ),
     )
