@@ -170,17 +170,11 @@ def snapshot_batch(
         settings: Values of ``audit.<name>``, for this transaction.
     """
     keys = [quote(name) for name in spec.key]
-    numbers = range(1, len(keys) + 1)
-    ordered = ", ".join(f"t.{key} USING OPERATOR(pg_catalog.<)" for key in keys)
-    reverse = ", ".join(f"t.{key} USING OPERATOR(pg_catalog.>)" for key in keys)
-    row = f"ROW({', '.join(f't.{key}' for key in keys)})"
     low, high, found = (
-        [f"audit_{name}_{number}" for number in numbers] for name in ("low", "high", "key")
+        [f"audit_{name}_{number}" for number, _ in enumerate(keys, 1)]
+        for name in ("low", "high", "key")
     )
-    begin = f"{row} OPERATOR(pg_catalog.>) ROW({', '.join(low)})" if after else "true"
-    columns, values = _values(spec, "S", "audited_row")
-    same = [*spec.columns, *map(hash_column, spec.hash_columns)]
-    compared = dict(zip(columns, values, strict=True))
+    typed = [*_typed(low, source, keys), *_typed(high, source, keys), *_typed(found, audit, keys)]
     return do_block(
         [
             "#variable_conflict use_variable",
@@ -189,9 +183,7 @@ def snapshot_batch(
             "  audit_last pg_catalog.record;",
             "  audit_rows pg_catalog.int8 := 0;",
             "  audit_recorded pg_catalog.int8 := 0;",
-            *(f"  {name} {source}.{key}%TYPE;" for name, key in zip(low, keys, strict=True)),
-            *(f"  {name} {source}.{key}%TYPE;" for name, key in zip(high, keys, strict=True)),
-            *(f"  {name} {audit}.{key}%TYPE;" for name, key in zip(found, keys, strict=True)),
+            *typed,
             "BEGIN",
             *(
                 f"  PERFORM pg_catalog.set_config('audit.{name}', {literal(text)}, true);"
@@ -200,34 +192,11 @@ def snapshot_batch(
             *_settings(spec, source, of_trigger=False),
             *_role(spec),
             *(f"  {name} := {literal(text)};" for name, text in zip(low, after, strict=False)),
-            # The end of the batch, before any row is waited for: a key may change meanwhile.
-            f"  SELECT {', '.join(f't.{key}' for key in keys)} INTO {', '.join(high)} FROM (",
-            f"    SELECT {', '.join(f't.{key}' for key in keys)} FROM {source} AS t",
-            f"    WHERE {begin} ORDER BY {ordered} LIMIT {size:d}",
-            f"  ) AS t ORDER BY {reverse} LIMIT 1;",
-            "  FOR audited_row IN",
-            f"    SELECT t.* FROM {source} AS t WHERE {begin}",
-            f"      AND {row} OPERATOR(pg_catalog.<=) ROW({', '.join(high)})",
-            f"    ORDER BY {ordered} FOR SHARE",
+            *_next_rows(keys, source, size, low if after else [], high),
             "  LOOP",
             "    audit_rows := audit_rows OPERATOR(pg_catalog.+) 1;",
             *(f"    {name} := audited_row.{key};" for name, key in zip(found, keys, strict=True)),
-            f"    SELECT a.* INTO audit_last FROM {audit} AS a WHERE",
-            "      "
-            + " AND ".join(
-                f"a.{key} {_EQUAL} {name}" for name, key in zip(found, keys, strict=True)
-            ),
-            "    ORDER BY a.audit_id DESC LIMIT 1;",
-            "    IF FOUND AND audit_last.audit_operation OPERATOR(pg_catalog.<>) 'D' AND",
-            "      pg_catalog.concat("
-            + ", ".join(f"ROW(audit_last.{quote(name)})" for name in same)
-            + f") {_EQUAL}",
-            f"      pg_catalog.concat({', '.join(f'ROW({compared[name]})' for name in same)})",
-            f"      AND NOT EXISTS (SELECT FROM {audit} AS a",
-            f"        WHERE a.audit_operation {_EQUAL} 'T'",
-            "          AND a.audit_id OPERATOR(pg_catalog.>) audit_last.audit_id) THEN",
-            "      CONTINUE;",
-            "    END IF;",
+            *_continue_if_recorded(spec, audit, dict(zip(keys, found, strict=True))),
             *("    " + line for line in _record(spec, audit, "S", "audited_row")),
             "    audit_recorded := audit_recorded OPERATOR(pg_catalog.+) 1;",
             "  END LOOP;",
@@ -238,6 +207,67 @@ def snapshot_batch(
             "END",
         ]
     )
+
+
+def _typed(names: Sequence[str], table: str, columns: Sequence[str]) -> list[str]:
+    """Return declarations of variables of the types of columns."""
+    return [f"  {name} {table}.{one}%TYPE;" for name, one in zip(names, columns, strict=True)]
+
+
+def _next_rows(
+    keys: Sequence[str], source: str, size: int, low: Sequence[str], high: Sequence[str]
+) -> list[str]:
+    """Return what finds the key that the batch ends with, and the head of the loop up to there.
+
+    Args:
+        keys: The columns of the key, quoted.
+        source: The audited table, qualified and quoted.
+        size: How many rows.
+        low: Variables with the key of the last row before; empty at first.
+        high: Variables for the key of the last row of the batch.
+    """
+    columns = ", ".join(f"t.{key}" for key in keys)
+    ordered, reverse = (
+        ", ".join(f"t.{key} USING OPERATOR(pg_catalog.{sign})" for key in keys) for sign in "<>"
+    )
+    begin = f"ROW({columns}) OPERATOR(pg_catalog.>) ROW({', '.join(low)})" if low else "true"
+    return [
+        # The end of the batch, before any row is waited for: a key may change meanwhile.
+        f"  SELECT {columns} INTO {', '.join(high)} FROM (",
+        f"    SELECT {columns} FROM {source} AS t",
+        f"    WHERE {begin} ORDER BY {ordered} LIMIT {size:d}",
+        f"  ) AS t ORDER BY {reverse} LIMIT 1;",
+        "  FOR audited_row IN",
+        f"    SELECT t.* FROM {source} AS t WHERE {begin}",
+        f"      AND ROW({columns}) OPERATOR(pg_catalog.<=) ROW({', '.join(high)})",
+        f"    ORDER BY {ordered} FOR SHARE",
+    ]
+
+
+def _continue_if_recorded(spec: AuditSpec, audit: str, found: Mapping[str, str]) -> list[str]:
+    """Return what passes a row by whose last record is the row as it is.
+
+    Args:
+        spec: What to record.
+        audit: The audit table, qualified and quoted.
+        found: The columns of the key, quoted, each with a variable that has its value.
+    """
+    values = dict(zip(*_values(spec, "S", "audited_row"), strict=True))
+    same = [*spec.columns, *map(hash_column, spec.hash_columns)]
+    last = ", ".join(f"ROW(audit_last.{quote(name)})" for name in same)
+    return [
+        f"    SELECT a.* INTO audit_last FROM {audit} AS a WHERE",
+        "      " + " AND ".join(f"a.{key} {_EQUAL} {name}" for key, name in found.items()),
+        "    ORDER BY a.audit_id DESC LIMIT 1;",
+        "    IF FOUND AND audit_last.audit_operation OPERATOR(pg_catalog.<>) 'D' AND",
+        f"      pg_catalog.concat({last}) {_EQUAL}",
+        f"      pg_catalog.concat({', '.join(f'ROW({values[name]})' for name in same)})",
+        f"      AND NOT EXISTS (SELECT FROM {audit} AS a",
+        f"        WHERE a.audit_operation {_EQUAL} 'T'",
+        "          AND a.audit_id OPERATOR(pg_catalog.>) audit_last.audit_id) THEN",
+        "      CONTINUE;",
+        "    END IF;",
+    ]
 
 
 def _declarations(spec: AuditSpec, audit: str, sparse: Sequence[str] = ()) -> list[str]:
