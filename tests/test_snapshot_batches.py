@@ -87,6 +87,23 @@ def test_batches(
     assert 10 == len(records(project))
 
 
+def test_a_resumed_snapshot_is_linear(tmp_path: Path, database: Database) -> None:
+    """To see that a row is recorded costs an index look-up, however many records came after it."""
+    project = started(tmp_path, database, 1000)
+    project.edit(lambda text: text.replace("batch_size=4", "batch_size=500"))
+    project.upgrade()
+    project.execute("ANALYZE account_audit")
+    read = (
+        "SELECT sum(idx_tup_read)::int FROM pg_stat_user_indexes WHERE relname = 'account_audit' "
+        "UNION ALL SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'account_audit'"
+    )
+    project.downgrade()
+    before = sum(count for (count,) in project.rows(read))
+    project.upgrade()
+    assert 1000 == len(records(project))
+    assert sum(count for (count,) in project.rows(read)) - before < 5 * 1000
+
+
 def test_what_no_trigger_saw(tmp_path: Path, database: Database) -> None:
     """A row whose last record is another than the row is recorded anew, and no other."""
     project = started(tmp_path, database, 10)

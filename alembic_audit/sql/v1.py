@@ -262,8 +262,10 @@ def _continue_if_recorded(spec: AuditSpec, audit: str, found: Mapping[str, str])
         "    IF FOUND AND audit_last.audit_operation OPERATOR(pg_catalog.<>) 'D' AND",
         f"      pg_catalog.concat({last}) {_EQUAL}",
         f"      pg_catalog.concat({', '.join(f'ROW({values[name]})' for name in same)})",
+        # The index of the key finds a TRUNCATE, whose key is NULL.
         f"      AND NOT EXISTS (SELECT FROM {audit} AS a",
-        f"        WHERE a.audit_operation {_EQUAL} 'T'",
+        f"        WHERE {' AND '.join(f'a.{key} IS NULL' for key in found)}",
+        f"          AND a.audit_operation {_EQUAL} 'T'",
         "          AND a.audit_id OPERATOR(pg_catalog.>) audit_last.audit_id) THEN",
         "      CONTINUE;",
         "    END IF;",
