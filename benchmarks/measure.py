@@ -93,8 +93,8 @@ class Session:
 
     def statements(self, first: int, last: int) -> list[workloads.Statement]:
         """Return what is sent to change some rows."""
-        if self.system.by_statement:
-            return workloads.recorded(self.workload, self.shape, first, last)
+        if self.system.recorded:
+            return self.system.recorded(self.workload, self.shape, first, last)
         return [workloads.change(self.workload, self.shape, first, last)]
 
     def send(self, statements: list[workloads.Statement]) -> None:

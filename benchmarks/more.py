@@ -58,11 +58,11 @@ class Flush(Session):
         return spent[0], spent[1]
 
     def _second(self, first: int, last: int) -> list[workloads.Statement]:
-        if not self.system.by_statement:
+        if not self.system.recorded:
             return []
         # As after COPY, whatever the number of rows.
         copied = Workload("", "copy", last - first + 1, 1, 1)
-        return workloads.recorded(copied, self.shape, first, last)[1:]
+        return self.system.recorded(copied, self.shape, first, last)[1:]
 
     def close(self) -> None:
         self.engine.dispose()
@@ -94,10 +94,10 @@ def clients(
             shuffled.shuffle(made)
             for session in made:
                 session.reset()
-                ((statement, _keys),) = session.statements(0, 0)
-                script.write_text(
-                    f"\\set id random(0, {workload.before - 1})\n{statement % ':id'};\n"
-                )
+                sent = [statement % ":id" for statement, _keys in session.statements(0, 0)]
+                lines = [f"\\set id random(0, {workload.before - 1})", "BEGIN;"]
+                lines += [f"{statement};" for statement in sent]
+                script.write_text("\n".join([*lines, "COMMIT;\n"]))
                 options = f"-n -M prepared -c {number} -j 2 -T {seconds} -f".split()
                 said = server.run("pgbench", *options, str(script), database=session.database)
                 match = re.search(r"tps = ([\d.]+)", said)

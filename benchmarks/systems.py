@@ -13,9 +13,12 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy.orm import configure_mappers, declarative_base
 
 from alembic_audit.tables import derive
+from benchmarks import workloads
 from benchmarks.tables import Shape
+from benchmarks.workloads import Statement, Workload
 
 Install = Callable[[sa.Connection, Shape, dict[str, Any]], None]
+Recorded = Callable[[Workload, Shape, int, int], list[Statement]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class System:
         options: Handed to `install`.
         history: The table that holds the records.
         package: What has to be there, on the Python Package Index.
-        by_statement: The client writes the records itself, by a second statement.
+        recorded: What a client sends that writes the records itself.
         begin: What has to be sent first in each transaction.
     """
 
@@ -39,7 +42,7 @@ class System:
     options: dict[str, Any] = field(default_factory=dict)
     history: str | None = "item_audit"
     package: str | None = None
-    by_statement: bool = False
+    recorded: Recorded | None = None
     begin: str | None = None
 
 
@@ -175,7 +178,8 @@ SYSTEMS = {
     system.name: system
     for system in (
         System("none", "no audit", no_audit, history=None),
-        System(LIMIT, "the limit", limit, by_statement=True),
+        System(LIMIT, "the limit", limit, recorded=workloads.second),
+        System("together", "one statement", limit, recorded=workloads.together),
         System("statement", "alembic_audit, statement", ours, {"level": "statement"}),
         System("row", "alembic_audit, row", ours, {"level": "row"}),
         System(

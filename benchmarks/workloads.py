@@ -80,27 +80,47 @@ def copy_text(shape: Shape, first: int, last: int) -> str:
     return "".join(f"{key}\t{rest}\n" for key in range(first, last + 1))
 
 
-def recorded(workload: Workload, shape: Shape, first: int, last: int) -> list[Statement]:
-    """Return what the limit sends: the change and its records, in the cheapest way that we know.
+def second(workload: Workload, shape: Shape, first: int, last: int) -> list[Statement]:
+    """Return the change, and a second plain statement that writes its records: the limit.
 
-    For one row that is one statement, for many rows a second one. A deletion is recorded before it
-    happens.
+    A deletion is recorded before it happens. A client that inserts one row knows it; all else is
+    read from the table.
     """
+    into, values = _records(workload, shape)
+    statement, parameters = change(workload, shape, first, last)
+    if workload.operation == "insert" and first == last:
+        row = ", ".join(["%s"] * len(parameters))
+        own = ", ".join(values.values())
+        return [(statement, parameters), (f"{into} VALUES ({own}, {row})", parameters)]
+    where, keys = _where(first, last)
+    columns = ", ".join([*values.values(), "id", *shape.names])
+    record = (f"{into} SELECT {columns} FROM item WHERE {where}", keys)
+    if workload.operation == "delete":
+        return [record, (statement, parameters)]
+    return [(statement, parameters), record]
+
+
+def together(workload: Workload, shape: Shape, first: int, last: int) -> list[Statement]:
+    """Return one statement that changes one row and records it; for many rows, and COPY, two."""
+    if first != last or workload.operation == "copy":
+        return second(workload, shape, first, last)
+    into, values = _records(workload, shape)
+    statement, parameters = change(workload, shape, first, last)
+    columns = ", ".join([*values.values(), "id", *shape.names])
+    return [
+        (
+            f"WITH changed AS ({statement} RETURNING *) {into} SELECT {columns} FROM changed",
+            parameters,
+        )
+    ]
+
+
+def _records(workload: Workload, shape: Shape) -> tuple[str, dict[str, str]]:
+    """Return the beginning of an INSERT of records, and the values of our own columns."""
     letter = "I" if workload.operation == "copy" else workload.operation[0].upper()
     settings = {f"audit_s{number}": "'value'" for number in range(1, shape.settings + 1)}
     own = {"audit_operation": f"'{letter}'", **OWN, **settings}
-    names = ["id", *shape.names]
-    into = f"INSERT INTO item_audit ({', '.join([*own, *names])})"
-    values = ", ".join([*own.values(), *names])
-    statement, parameters = change(workload, shape, first, last)
-    if first == last and workload.operation != "copy":
-        changed = f"WITH changed AS ({statement} RETURNING *)"
-        return [(f"{changed} {into} SELECT {values} FROM changed", parameters)]
-    where, keys = _where(first, last)
-    second = (f"{into} SELECT {values} FROM item WHERE {where}", keys)
-    if workload.operation == "delete":
-        return [second, (statement, parameters)]
-    return [(statement, parameters), second]
+    return f"INSERT INTO item_audit ({', '.join([*own, 'id', *shape.names])})", own
 
 
 def _where(first: int, last: int) -> Statement:
