@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ContextError,
         DeclarationError,
         ReadingError,
+        RestoreError,
         SettingError,
         SpecError,
     )
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from alembic_audit.reading.past import as_of, past
     from alembic_audit.reading.record import AuditRecord, audit_class
     from alembic_audit.reading.trail import AuditId, TransactionId
+    from alembic_audit.restoring.ask import restore, undelete, undo
+    from alembic_audit.restoring.plan import Restoration
     from alembic_audit.session import instrument, set_session_vars
     from alembic_audit.spec import AuditSpec
     from alembic_audit.tables import audit_table, audited
@@ -52,6 +55,8 @@ __all__ = [
     "ContextError",
     "DeclarationError",
     "ReadingError",
+    "Restoration",
+    "RestoreError",
     "SettingError",
     "SpecError",
     "TransactionId",
@@ -70,8 +75,11 @@ __all__ = [
     "install_audit_triggers",
     "instrument",
     "past",
+    "restore",
     "run_migrations",
     "set_session_vars",
+    "undelete",
+    "undo",
     "uninstall_audit_triggers",
 ]
 
@@ -83,6 +91,7 @@ _MODULES = {
     "ContextError": "errors",
     "DeclarationError": "errors",
     "ReadingError": "errors",
+    "RestoreError": "errors",
     "SettingError": "errors",
     "SpecError": "errors",
     "enable": "listeners",
@@ -104,6 +113,10 @@ _MODULES = {
     "audit_class": "reading.record",
     "AuditId": "reading.trail",
     "TransactionId": "reading.trail",
+    "Restoration": "restoring.plan",
+    "restore": "restoring.ask",
+    "undelete": "restoring.ask",
+    "undo": "restoring.ask",
     "instrument": "session",
     "set_session_vars": "session",
     "AuditSpec": "spec",

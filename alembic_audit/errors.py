@@ -23,3 +23,7 @@ class ContextError(AuditError, RuntimeError):
 
 class ReadingError(AuditError, ValueError):
     """What is asked of a trail, it cannot answer; nothing was sent."""
+
+
+class RestoreError(AuditError, ValueError):
+    """Rows cannot be put back as asked; nothing was changed."""

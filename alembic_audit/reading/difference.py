@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from typing import Any, overload
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
 from alembic_audit.errors import ReadingError
 from alembic_audit.reading.history import free
 from alembic_audit.reading.past import SOURCE_OPTION
 from alembic_audit.reading.record import AuditRecord
 from alembic_audit.reading.trail import Trail, trail_of
-from alembic_audit.reading.types import TextArray, same_image
+from alembic_audit.reading.types import names_where, same_image
 from alembic_audit.spec import CHANGED_COLUMNS, OMITTED_COLUMNS, OWN_COLUMNS
 from alembic_audit.tables import SPEC_KEY
 
@@ -91,15 +90,8 @@ def _selects(a: "sa.Select[Any]", b: "sa.Select[Any]") -> "sa.Select[Any]":
     before, after = _columns(trail, old, names), _columns(trail, new, names)
     key = trail.spec.key
     gone, came = after[key[0]].is_(None), before[key[0]].is_(None)
-    different = [
-        sa.case((~same_image(after[name], before[name]), sa.literal(name, sa.Text)))
-        for name in names
-    ]
-    changed = sa.func.array_remove(
-        sa.cast(postgresql.array(different), TextArray),
-        sa.cast(sa.null(), sa.Text),
-        type_=TextArray,
-    )
+    different = {name: ~same_image(after[name], before[name]) for name in names}
+    changed = names_where(different)
     taken: set[str] = set()
     return (
         sa.select(
@@ -110,7 +102,7 @@ def _selects(a: "sa.Select[Any]", b: "sa.Select[Any]") -> "sa.Select[Any]":
         )
         .select_from(old)
         .outerjoin(new, sa.and_(*(before[name] == after[name] for name in key)), full=True)
-        .where(sa.or_(gone, came, *(~same_image(after[name], before[name]) for name in names)))
+        .where(sa.or_(gone, came, *different.values()))
     )
 
 

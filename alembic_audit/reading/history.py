@@ -145,7 +145,7 @@ def changes(
     if operation is not None:
         statement = statement.where(audit.c.audit_operation.in_(_letters(operation)))
     if column is not None:
-        wanted = sa.literal(_column(trail, column), sa.Text)
+        wanted = sa.literal(column_of(trail, column), sa.Text)
         statement = statement.where(wanted == sa.any_(before.changed))
     return statement
 
@@ -266,7 +266,12 @@ def _letters(operation: str | Collection[str]) -> list[str]:
     return [OPERATIONS.get(name, name) for name in given]
 
 
-def _column(trail: Trail, name: str) -> str:
+def column_of(trail: Trail, name: str) -> str:
+    """Return the recorded column that a name of the table or of the class means.
+
+    Raises:
+        ReadingError: There is none.
+    """
     names = {trail.attribute(one): one for one in trail.recorded} | {
         one: one for one in trail.recorded
     }

@@ -42,7 +42,7 @@ def as_of(source: Any, when: When, *, dropped: bool = False) -> Any:
     Raises:
         ReadingError: The trail cannot be read or replayed, or *when* is no moment.
     """
-    trail = _replayable(source)
+    trail = replayable(source)
     rows = _rows(trail, when, dropped=dropped)
     statement: sa.Select[Any]
     if trail.mapper is None:
@@ -74,12 +74,17 @@ def past(source: Any, when: When) -> Any:
     Raises:
         ReadingError: The trail cannot be read or replayed, or *when* is no moment.
     """
-    trail = _replayable(source)
+    trail = replayable(source)
     rows = _rows(trail, when, dropped=False)
     return rows if trail.mapper is None else _entity(trail, rows)
 
 
-def _replayable(source: Any) -> Trail:
+def replayable(source: Any) -> Trail:
+    """Return the trail of a class or a Table, of which every operation is recorded.
+
+    Raises:
+        ReadingError: The trail cannot be read, or lacks an operation.
+    """
     trail = trail_of(source)
     if missing := [name for name in OPERATIONS if name not in trail.spec.operations]:
         raise ReadingError(

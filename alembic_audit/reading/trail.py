@@ -1,7 +1,7 @@
 """The trail of one table, as reading needs it: its tables, its key, and what a record means."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -12,7 +12,7 @@ from sqlalchemy.sql.selectable import NamedFromClause
 from sqlalchemy.types import TypeEngine
 
 from alembic_audit.errors import ReadingError
-from alembic_audit.reading.types import TextArray, reading_type, same_image
+from alembic_audit.reading.types import TextArray, names_where, reading_type, same_image
 from alembic_audit.spec import OMITTED_COLUMNS, AuditSpec, hash_column
 from alembic_audit.tables import SPEC_KEY, derive
 
@@ -137,10 +137,25 @@ class Trail:
         column: sa.ColumnElement[Any] = records.c[name]
         if name not in self.spec.sparse_columns:
             return column
+        stored = self._stored(records, name, lambda earlier: earlier.c[name])
+        return sa.case((_is_omitted(records, name), stored), else_=column)
+
+    def is_untold(self, records: NamedFromClause, name: str) -> sa.ColumnElement[bool]:
+        """Return whether a record left a sparse column out, and no record before holds it."""
+        found = self._stored(records, name, lambda earlier: sa.true())
+        return sa.and_(_is_omitted(records, name), found.is_(None))
+
+    def _stored(
+        self,
+        records: NamedFromClause,
+        name: str,
+        what: Callable[[NamedFromClause], sa.ColumnElement[Any]],
+    ) -> sa.ScalarSelect[Any]:
+        """Return something of the last record before which stores a sparse column of the row."""
         earlier, emptied = self.audit.alias(), self.audit.alias()
         # What is before the end of an earlier row of the same key is not of this row.
-        stored = (
-            sa.select(sa.case((earlier.c.audit_operation != "D", earlier.c[name])))
+        return (
+            sa.select(sa.case((earlier.c.audit_operation != "D", what(earlier))))
             .where(
                 *(earlier.c[key] == records.c[key] for key in self.spec.key),
                 earlier.c.audit_id < records.c.audit_id,
@@ -159,27 +174,16 @@ class Trail:
             .correlate_except(earlier)
             .scalar_subquery()
         )
-        return sa.case((_is_omitted(records, name), stored), else_=column)
 
     def changed(
         self, new: NamedFromClause, old: NamedFromClause, condition: sa.ColumnElement[bool]
     ) -> sa.ColumnElement[list[str] | None]:
         """Return the names of the columns that differ between two records; NULL unless."""
-        names = [
-            sa.case(
-                (
-                    ~same_image(self.value(new, stored), self.value(old, stored)),
-                    sa.literal(name, sa.Text),
-                )
-            )
+        differing = {
+            name: ~same_image(self.value(new, stored), self.value(old, stored))
             for name, stored in self.recorded.items()
-        ]
-        differing = sa.func.array_remove(
-            sa.cast(postgresql.array(names), TextArray),
-            sa.cast(sa.null(), sa.Text),
-            type_=TextArray,
-        )
-        return sa.case((condition, differing))
+        }
+        return sa.case((condition, names_where(differing)))
 
 
 def trail_of(source: Any) -> Trail:

@@ -1,5 +1,6 @@
 """Types of recorded values: what a trail stores, read as the model would have read it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +21,17 @@ def same_image(one: sa.ColumnElement[Any], other: sa.ColumnElement[Any]) -> sa.C
     """Return whether two values are the same as they are stored; it exists for every type."""
     return sa.cast(sa.func.row(one), _Record()).op("OPERATOR(pg_catalog.*=)", is_comparison=True)(
         sa.cast(sa.func.row(other), _Record())
+    )
+
+
+def names_where(conditions: Mapping[str, sa.ColumnElement[bool]]) -> sa.ColumnElement[Any]:
+    """Return the names of those conditions that hold, as an array in their order."""
+    names = [
+        sa.case((condition, sa.literal(name, sa.Text))) for name, condition in conditions.items()
+    ]
+    nothing = sa.cast(sa.null(), sa.Text)
+    return sa.func.array_remove(
+        sa.cast(postgresql.array(names), TextArray), nothing, type_=TextArray
     )
 
 

@@ -1,0 +1,293 @@
+"""A restoration: what it would do, what stands against it, and doing it."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import sqlalchemy as sa
+
+from alembic_audit.errors import RestoreError
+from alembic_audit.reading.difference import Change
+from alembic_audit.reading.trail import Trail
+from alembic_audit.restoring import rows, write
+from alembic_audit.restoring.rows import Part, Row
+from alembic_audit.restoring.write import Action, Step, Work
+
+Key = tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RowChange:
+    """What happens to one row.
+
+    Attributes:
+        table: Its table, with the schema where the model names one.
+        key: Its primary key.
+        action: insert, update or delete.
+        changes: The columns that change, from what they are to what they were.
+    """
+
+    table: str
+    key: Key
+    action: Action
+    changes: tuple[Change, ...]
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{one.name}: {one.before!r} -> {one.after!r}" for one in self.changes)
+        return f"{self.action} {self.table} {_key(self.key)}" + (f": {shown}" if shown else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Conflict:
+    """A row that was changed again since the transaction that is undone.
+
+    Attributes:
+        table: Its table.
+        key: Its primary key.
+        columns: Those that both changed; empty where the row came or went.
+        audit_id: The last record of the row.
+    """
+
+    table: str
+    key: Key
+    columns: tuple[str, ...]
+    audit_id: int
+
+    def __str__(self) -> str:
+        what = ", ".join(self.columns) or "the whole row"
+        return (
+            f"{self.table} {_key(self.key)}: {what} changed since, last by record {self.audit_id}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Lost:
+    """A value that cannot come back.
+
+    Attributes:
+        table: Of which table.
+        key: Of which row.
+        column: Of which column.
+        reason: Why.
+        needed: Whether the row cannot be inserted without it.
+    """
+
+    table: str
+    key: Key
+    column: str
+    reason: str
+    needed: bool
+
+    def __str__(self) -> str:
+        needed = "; needed, give values={...}" if self.needed else ""
+        return f"{self.table} {_key(self.key)}: {self.column} is lost: {self.reason}{needed}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Restoration:
+    """A plan. Printed, it says what it would do.
+
+    Attributes:
+        rows: What would happen to each row; those that are as they were are left out.
+        conflicts: Rows that were changed again since the transaction that is undone.
+        lost: Values that cannot come back.
+    """
+
+    rows: tuple[RowChange, ...]
+    conflicts: tuple[Conflict, ...]
+    lost: tuple[Lost, ...]
+    _connectable: Any = dataclasses.field(repr=False)
+    _work: tuple[Work, ...] = dataclasses.field(repr=False)
+
+    def __str__(self) -> str:
+        return _lines(
+            [
+                *(self.rows or ["nothing to restore"]),
+                *(f"conflict: {one}" for one in self.conflicts),
+                *self.lost,
+            ]
+        )
+
+    def execute(self, *, overwrite: bool = False) -> tuple[RowChange, ...]:
+        """Do it, in the transaction of the session or connection, behind a savepoint.
+
+        The rows are locked and looked at once more before. Rows are inserted before others are
+        deleted; where a constraint refuses that, they are deleted first. Who restores needs the
+        privileges of somebody who makes these changes by hand; triggers fire, and the trail records
+        what happens, under the settings of the transaction.
+
+        Args:
+            overwrite: Also where there are conflicts.
+
+        Returns:
+            What was done.
+
+        Raises:
+            RestoreError: There are conflicts, a needed value is lost, a row changed since the
+                plan was made, PostgreSQL refused a change, or one was not recorded. Nothing has
+                changed then.
+        """
+        if self.conflicts and not overwrite:
+            raise RestoreError(
+                "what would be undone was changed again; look at it, and write "
+                f"execute(overwrite=True):\n{_lines(self.conflicts)}"
+            )
+        if needed := [one for one in self.lost if one.needed]:
+            raise RestoreError(f"a row cannot be inserted without what is lost:\n{_lines(needed)}")
+        try:
+            try:
+                write.run(self._connectable, self._work, deletes_first=False)
+            except sa.exc.IntegrityError as first:
+                try:
+                    write.run(self._connectable, self._work, deletes_first=True)
+                except sa.exc.IntegrityError:
+                    raise first from None
+        except sa.exc.DBAPIError as error:
+            raise RestoreError(
+                f"PostgreSQL refused it, and nothing was changed: {error.orig}"
+            ) from (error)
+        return self.rows
+
+
+def planned(connectable: Any, parts: Iterable[Part]) -> Restoration:
+    """Return the plan for some targets.
+
+    Raises:
+        RestoreError: A trail does not end with a row as it is, or columns were asked for of a row
+            that is not there, or was not.
+    """
+    work: list[Work] = []
+    changes: list[RowChange] = []
+    conflicts: list[Conflict] = []
+    lost: list[Lost] = []
+    for part in parts:
+        steps = []
+        for row in rows.read(connectable, part):
+            _see_complete(part.trail, row)
+            if (step := _step(part, row)) is not None:
+                steps.append(step)
+                conflicts += _conflict(part, row)
+                lost += _lost(part, step)
+        work.append(Work(part, tuple(steps)))
+        changes += _changes(connectable, work[-1])
+    return Restoration(tuple(changes), tuple(conflicts), tuple(lost), connectable, tuple(work))
+
+
+def _see_complete(trail: Trail, row: Row) -> None:
+    what = f"row {_key(row.key)} of {trail.table.fullname!r}"
+    if row.there and not row.recorded:
+        found = f"{what} is there, and by record {row.newest} it is gone"
+    elif row.recorded and not row.there:
+        found = f"{what} is gone, and by record {row.newest} it is there"
+    elif row.there and row.strange:
+        columns = ", ".join(row.strange)
+        found = f"{what} is not what record {row.newest} says, in {columns}"
+    else:
+        return
+    raise RestoreError(
+        f"{found}: it was changed while nothing was recorded. `alembic-audit doctor` says why; "
+        "op.snapshot_audit_table() records what is there, and restore() goes on from that"
+    )
+
+
+def _conflict(part: Part, row: Row) -> Iterator[Conflict]:
+    """Yield what came after the transaction that is undone and stands against it."""
+    wants, left = row.target.then is not None, row.target.left is not None
+    columns: tuple[str, ...] = ()
+    if row.there and left:
+        columns = tuple(name for name in row.later if not wants or name in row.changed)
+    if part.of_transaction and (columns or row.there != left):
+        yield Conflict(part.trail.table.fullname, row.key, columns, row.newest)
+
+
+def _step(part: Part, row: Row) -> Step | None:
+    """Return what is to be done, or None where the row is as it shall be."""
+    trail, target = part.trail, row.target
+    action: Action
+    if target.then is not None and row.there:
+        names = [name for name in row.differing if name not in trail.spec.ignore_columns]
+        if part.columns is not None:
+            names = [name for name in names if name in part.columns]
+        if target.left is not None:
+            names = [name for name in names if name in row.changed]
+        action = "update"
+    elif target.then is not None or row.there:
+        if part.columns is not None:
+            raise RestoreError(
+                f"columns= is for a row that was there and is, not for row {_key(row.key)} of "
+                f"{trail.table.fullname!r}"
+            )
+        action = "insert" if target.then is not None else "delete"
+        names = list(trail.recorded) if action == "insert" else []
+    else:
+        return None
+    names = [name for name in names if trail.table.c[name].computed is None]
+    reasons = _reasons(part, row, names)
+    written = tuple(name for name in names if name not in reasons and name not in part.values)
+    given = {
+        name: value
+        for name, value in part.values.items()
+        if action == "insert" or (action == "update" and name in names)
+    }
+    if action == "update" and not (written or given or reasons):
+        return None
+    return Step(row, action, written, given, reasons)
+
+
+def _reasons(part: Part, row: Row, names: Iterable[str]) -> dict[str, str]:
+    """Return why columns cannot come back, of those that should."""
+    reasons = {}
+    for name in names:
+        former = {key: value for key, value in row.former.items() if key.startswith(f"{name}__")}
+        if name in part.values:
+            continue
+        if name in part.trail.spec.hash_columns:
+            reasons[name] = "a hash of it is recorded"
+        elif name in row.untold:
+            reasons[name] = "no record holds it, since it was not changed while there was a trail"
+        elif name in row.nulls and former:
+            shown = ", ".join(f"{key} {value!r}" for key, value in former.items())
+            reasons[name] = f"it had another type then: {shown}"
+        elif name in row.nulls and not part.trail.table.c[name].nullable:
+            reasons[name] = "the column came later"
+    return reasons
+
+
+def _lost(part: Part, step: Step) -> Iterator[Lost]:
+    """Yield the values that a step should write and cannot."""
+    if step.action == "delete":
+        return
+    table, spec = part.trail.table, part.trail.spec
+    reasons = dict(step.reasons)
+    for column in table.columns:
+        is_told = column.name in spec.stored or column.name in step.given
+        if not is_told and column.computed is None:
+            reasons[column.name] = "it is not recorded"
+    for name, reason in reasons.items():
+        column = table.c[name]
+        needed = step.action == "insert" and not (
+            column.nullable or column.server_default is not None or column.identity is not None
+        )
+        yield Lost(table.fullname, step.row.key, name, reason, needed)
+
+
+def _changes(connectable: Any, work: Work) -> Iterator[RowChange]:
+    """Yield what happens to each row, with the values before and after."""
+    table = work.part.trail.table
+    written = {name for step in work.steps for name in step.names}
+    names = [column.name for column in table.columns if column.name in written]
+    targets = [step.row.target for step in work.steps]
+    found = rows.images(connectable, work.part.trail, targets, names)
+    for step, (now, then) in zip(work.steps, found, strict=True):
+        after = {**{name: then[name] for name in step.names}, **step.given}
+        changes = tuple(Change(name, now.get(name), after[name]) for name in after)
+        if step.names or step.given or step.action == "delete":
+            yield RowChange(table.fullname, step.row.key, step.action, changes)
+
+
+def _key(key: tuple[Any, ...]) -> str:
+    return repr(key[0]) if len(key) == 1 else repr(tuple(key))
+
+
+def _lines(things: Iterable[object]) -> str:
+    return "\n".join(map(str, things))

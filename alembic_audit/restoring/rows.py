@@ -1,0 +1,275 @@
+"""What a trail and its table say of the rows that shall be put back."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql.selectable import FromClause, NamedFromClause
+
+from alembic_audit.reading.trail import Trail, dropped_values
+from alembic_audit.reading.types import TextArray, names_where, same_image
+
+BATCH = 1000
+"""How many rows are asked for at once."""
+
+Numbers = postgresql.ARRAY(sa.BigInteger())
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A row, and how it shall look; records by their ``audit_id``.
+
+    Attributes:
+        anchor: A record of the row, which has its key.
+        then: The record whose image the row shall have; None where it shall not be.
+        left: The record whose image the undone transaction left; None where it left no row, or
+            none is undone.
+    """
+
+    anchor: int
+    then: int | None
+    left: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The rows of one table.
+
+    Attributes:
+        trail: Its trail.
+        targets: The rows.
+        columns: Those to put back; None for all.
+        values: What to write where a value cannot come back.
+        of_transaction: Whether only what a transaction changed is put back.
+    """
+
+    trail: Trail
+    targets: tuple[Target, ...]
+    columns: frozenset[str] | None = None
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    of_transaction: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row as it is, beside its trail.
+
+    Attributes:
+        target: What it shall be.
+        key: Its key.
+        newest: Its last record, or the last TRUNCATE, if that came later.
+        own: Whether the running transaction wrote that record.
+        recorded: Whether there is a row, by the trail.
+        there: Whether there is one.
+        strange: Columns that are otherwise than the last record says.
+        differing: Columns that differ from what they were then.
+        changed: Columns that the transaction changed.
+        later: Columns that differ from what the transaction left.
+        untold: Sparse columns of which no record holds what they were then.
+        nulls: Columns that were NULL then.
+        former: What the record has in columns that are no column of the table now.
+    """
+
+    target: Target
+    key: tuple[Any, ...]
+    newest: int
+    own: bool
+    recorded: bool
+    there: bool
+    strange: tuple[str, ...]
+    differing: tuple[str, ...]
+    changed: tuple[str, ...]
+    later: tuple[str, ...]
+    untold: tuple[str, ...]
+    nulls: tuple[str, ...]
+    former: Mapping[str, Any]
+
+
+def read(run: Any, part: Part) -> list[Row]:
+    """Return the rows of a part, in the order of its targets."""
+    found = []
+    for some in batches(part.targets):
+        for target, row in zip(some, run.execute(_compared(part.trail, some)), strict=True):
+            found.append(_row(len(part.trail.spec.key), target, row))
+    return found
+
+
+def images(
+    run: Any, trail: Trail, targets: Sequence[Target], names: Sequence[str]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield what columns hold now and what they held then, for each target.
+
+    Args:
+        run: Executes.
+        trail: Whose rows.
+        targets: Which rows.
+        names: Columns; a hash is no value.
+    """
+    for some in batches(targets):
+        asked, anchor, then = _asked(some), trail.audit.alias(), trail.audit.alias()
+        live = trail.table.alias()
+        statement = (
+            sa.select(
+                *(live.c[name] for name in names),
+                *(sa.type_coerce(trail.value(then, name), trail.type_of(name)) for name in names),
+            )
+            .select_from(asked)
+            .join(anchor, anchor.c.audit_id == asked.c.anchor)
+            .outerjoin(then, then.c.audit_id == asked.c.then)
+            .outerjoin(live, is_same(trail, live, anchor))
+            .order_by(asked.c.place)
+        )
+        for row in run.execute(statement):
+            now, was = row[: len(names)], row[len(names) :]
+            yield dict(zip(names, now, strict=True)), dict(zip(names, was, strict=True))
+
+
+def _row(size: int, target: Target, row: "sa.Row[Any]") -> Row:
+    former = {name: value for name, value in (row.former or {}).items() if value is not None}
+    return Row(
+        target,
+        key=tuple(row[:size]),
+        newest=row.newest,
+        own=row.own,
+        recorded=row.recorded,
+        there=row.there,
+        strange=tuple(row.strange),
+        differing=tuple(row.differing),
+        changed=tuple(row.changed),
+        later=tuple(row.later),
+        untold=tuple(row.untold or ()),
+        nulls=tuple(row.nulls),
+        former=former,
+    )
+
+
+def batches(targets: Sequence[Target]) -> Iterator[Sequence[Target]]:
+    """Yield targets, so many as are asked for at once."""
+    for start in range(0, len(targets), BATCH):
+        yield targets[start : start + BATCH]
+
+
+def is_same(trail: Trail, live: FromClause, record: NamedFromClause) -> sa.ColumnElement[bool]:
+    """Return whether a row of the table has the key of a record."""
+    return sa.and_(*(live.c[name] == _as_stored(trail, record, name) for name in trail.spec.key))
+
+
+def restored(trail: Trail, record: NamedFromClause, name: str) -> sa.ColumnElement[Any]:
+    """Return what a record holds of a column, as the table takes it."""
+    return _as_column(trail.value(record, name), trail.table.c[name].type)
+
+
+def _as_stored(trail: Trail, record: NamedFromClause, name: str) -> sa.ColumnElement[Any]:
+    return _as_column(record.c[name], trail.table.c[name].type)
+
+
+def _as_column(value: sa.ColumnElement[Any], declared: Any) -> sa.ColumnElement[Any]:
+    """Return the text of a native enum as the enum; all else is assigned as it is.
+
+    An explicit cast would cut text and round numbers, which an assignment does not.
+    """
+    declared = declared._variant_mapping.get("postgresql", declared)
+    item = declared.item_type if isinstance(declared, sa.ARRAY) else declared
+    if isinstance(item, sa.Enum) and item.native_enum:
+        return sa.cast(value, declared)
+    return value
+
+
+def _asked(targets: Sequence[Target]) -> Any:
+    lists = [
+        sa.cast(sa.literal([getattr(one, name) for one in targets], Numbers), Numbers)
+        for name in ("anchor", "then", "left")
+    ]
+    return (
+        sa.func.unnest(*lists)
+        .table_valued("anchor", "then", "left", with_ordinality="place", name="asked")
+        .render_derived()
+    )
+
+
+def _compared(trail: Trail, targets: Sequence[Target]) -> "sa.Select[Any]":
+    """Return a row for each target: the arguments of `Row` by their names, after the key."""
+    asked, audit = _asked(targets), trail.audit
+    anchor, then, left, later = (audit.alias() for _ in range(4))
+    live = trail.table.alias()
+    newest = (
+        sa.select(later)
+        .where(*(later.c[name] == anchor.c[name] for name in trail.spec.key))
+        .order_by(later.c.audit_id.desc())
+        .limit(1)
+        .correlate(anchor)
+        .lateral("audit_newest")
+    )
+    truncate = audit.alias()
+    emptied = (
+        sa.select(truncate.c.audit_id, truncate.c.audit_transaction_id)
+        .where(trail.is_truncate(truncate))
+        .order_by(truncate.c.audit_id.desc())
+        .limit(1)
+        .subquery("audit_emptied")
+    )
+    is_emptied = sa.func.coalesce(emptied.c.audit_id > newest.c.audit_id, sa.false())
+    here = sa.func.pg_catalog.txid_current()
+    names = [name for name in trail.recorded if name not in trail.spec.ignore_columns]
+    known = [column.name for column in audit.columns]
+    was, present = _recorded(trail, then), _present(trail, live)
+    stored = [name for name in trail.recorded if name in trail.spec.columns]
+    sparse = {name: trail.is_untold(then, name) for name in trail.spec.sparse_columns}
+    return (
+        sa.select(
+            *(sa.type_coerce(anchor.c[name], trail.type_of(name)) for name in trail.spec.key),
+            sa.func.greatest(newest.c.audit_id, emptied.c.audit_id).label("newest"),
+            sa.case(
+                (is_emptied, emptied.c.audit_transaction_id == here),
+                else_=newest.c.audit_transaction_id == here,
+            ).label("own"),
+            sa.and_(newest.c.audit_operation != "D", ~is_emptied).label("recorded"),
+            live.c[trail.spec.key[0]].is_not(None).label("there"),
+            _differing(_recorded(trail, newest), present, names).label("strange"),
+            _differing(was, present, trail.recorded).label("differing"),
+            _differing(was, _recorded(trail, left), names).label("changed"),
+            _differing(_recorded(trail, left), present, names).label("later"),
+            (names_where(sparse) if sparse else sa.cast(sa.null(), TextArray)).label("untold"),
+            names_where({name: trail.value(then, name).is_(None) for name in stored}).label(
+                "nulls"
+            ),
+            dropped_values(then, known).label("former"),
+        )
+        .select_from(asked)
+        .join(anchor, anchor.c.audit_id == asked.c.anchor)
+        .join(newest, sa.true())
+        .outerjoin(emptied, sa.true())
+        .outerjoin(then, then.c.audit_id == asked.c.then)
+        .outerjoin(left, left.c.audit_id == asked.c.left)
+        .outerjoin(live, is_same(trail, live, anchor))
+        .order_by(asked.c.place)
+    )
+
+
+Image = Mapping[str, sa.ColumnElement[Any]]
+
+
+def _recorded(trail: Trail, record: NamedFromClause) -> Image:
+    """Return what a record holds of each column, or of which it holds a hash."""
+    return {name: trail.value(record, stored) for name, stored in trail.recorded.items()}
+
+
+def _present(trail: Trail, live: FromClause) -> Image:
+    """Return what a record of the row as it is would hold."""
+    return {
+        name: sa.cast(live.c[name], trail.audit.c[stored].type)
+        if name == stored
+        else _hash(live.c[name])
+        for name, stored in trail.recorded.items()
+    }
+
+
+def _hash(value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    digest = sa.func.pg_catalog.sha256(sa.func.pg_catalog.record_send(sa.func.row(value)))
+    return sa.case((value.is_distinct_from(sa.null()), digest))
+
+
+def _differing(one: Image, other: Image, names: Iterable[str]) -> sa.ColumnElement[Any]:
+    return names_where({name: ~same_image(one[name], other[name]) for name in names})

@@ -1,0 +1,231 @@
+"""The statements of a restoration: values go from the audit table to the table in PostgreSQL."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import sort_tables_and_constraints
+
+from alembic_audit.errors import RestoreError
+from alembic_audit.reading.trail import Trail
+from alembic_audit.restoring import rows
+from alembic_audit.restoring.rows import Part, Row
+
+Action = Literal["insert", "update", "delete"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What happens to one row.
+
+    Attributes:
+        row: The row, as it was when the plan was made.
+        action: What is done.
+        names: The columns that are written from its record.
+        given: Values for others.
+        reasons: Why columns that should be written are not.
+    """
+
+    row: Row
+    action: Action
+    names: tuple[str, ...]
+    given: Mapping[str, Any]
+    reasons: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What happens to the rows of one table."""
+
+    part: Part
+    steps: tuple[Step, ...]
+
+
+def run(connectable: Any, work: Sequence[Work], *, deletes_first: bool) -> None:
+    """Do all of it behind a savepoint, or nothing.
+
+    Args:
+        connectable: A Session or a Connection.
+        work: What to do.
+        deletes_first: Delete rows before others are inserted.
+
+    Raises:
+        RestoreError: A row is not as it was when the plan was made, or a change of it was not
+            recorded.
+    """
+    work = [each for each in work if each.steps]
+    with connectable.begin_nested():
+        for each in work:
+            _lock(connectable, each)
+            if _again(connectable, each) != [step.row for step in each.steps]:
+                raise RestoreError(
+                    f"rows of {each.part.trail.table.fullname!r} changed since the plan was made; "
+                    "make another one"
+                )
+        for statement in _statements(work, deletes_first=deletes_first):
+            connectable.execute(statement)
+        for each in work:
+            _see_recorded(connectable, each)
+    if not isinstance(connectable, sa.Connection):
+        _expire(connectable, work)
+
+
+def _again(connectable: Any, work: Work) -> list[Row]:
+    targets = tuple(step.row.target for step in work.steps)
+    return rows.read(connectable, dataclasses.replace(work.part, targets=targets))
+
+
+def _lock(connectable: Any, work: Work) -> None:
+    """Lock the rows that are there, in the order of their keys."""
+    trail = work.part.trail
+    for some in rows.batches([step.row.target for step in work.steps]):
+        live, anchor = trail.table.alias(), trail.audit.alias()
+        connectable.execute(
+            sa.select(sa.literal(1))
+            .select_from(live)
+            .join(anchor, rows.is_same(trail, live, anchor))
+            .where(_is_one_of(anchor, [target.anchor for target in some]))
+            .order_by(*(live.c[name] for name in trail.spec.key))
+            .with_for_update(of=live)
+        ).all()
+
+
+def _see_recorded(connectable: Any, work: Work) -> None:
+    for step, row in zip(work.steps, _again(connectable, work), strict=True):
+        if not (step.names or step.given or step.action == "delete"):
+            continue
+        if not row.own or row.newest <= step.row.newest or row.there != row.recorded:
+            raise RestoreError(
+                f"the {step.action} of row {row.key} of {work.part.trail.table.fullname!r} was not "
+                "recorded, or a trigger turned it away, and was taken back: `alembic-audit doctor` "
+                "says what is wrong with the trail"
+            )
+
+
+def _statements(work: Sequence[Work], *, deletes_first: bool) -> Iterator[Any]:
+    """Yield the statements, so that rows refer to rows that are there."""
+    ordered = _parents_first(work)
+    inserts = [
+        _insert(each.part.trail, steps) for each in ordered for steps in _alike(each, "insert")
+    ]
+    updates = [
+        _update(each.part.trail, steps) for each in ordered for steps in _alike(each, "update")
+    ]
+    deletes = [
+        _delete(each.part.trail, steps)
+        for each in reversed(ordered)
+        for steps in _alike(each, "delete")
+    ]
+    yield from ([*deletes, *inserts, *updates] if deletes_first else [*inserts, *updates, *deletes])
+
+
+def _parents_first(work: Sequence[Work]) -> list[Work]:
+    known = {table for each in work for table in each.part.trail.table.metadata.tables.values()}
+    in_order: Any = sort_tables_and_constraints
+    order = [table for table, _ in in_order(known) if table is not None]
+    return sorted(work, key=lambda each: order.index(each.part.trail.table))
+
+
+def _alike(work: Work, action: Action) -> Iterable[list[Step]]:
+    """Return the steps of an action, together those that write the same columns."""
+    found: dict[Any, list[Step]] = {}
+    for step in work.steps:
+        if step.action == action and (step.names or step.given or action == "delete"):
+            found.setdefault((step.names, *step.given), []).append(step)
+    return found.values()
+
+
+def _insert(trail: Trail, steps: Sequence[Step]) -> sa.Insert:
+    """Return one INSERT for all rows, so that they may refer to each other."""
+    then, first = trail.audit.alias(), steps[0]
+    values = [
+        *(rows.restored(trail, then, name) for name in first.names),
+        *_given(trail, first.given),
+    ]
+    source = (
+        sa.select(*values)
+        .where(_is_one_of(then, [step.row.target.then for step in steps]))
+        .order_by(then.c.audit_id)
+    )
+    names = [*first.names, *first.given]
+    return _Insert(trail.table).from_select(names, source, include_defaults=False)
+
+
+def _update(trail: Trail, steps: Sequence[Step]) -> sa.Update:
+    record, first = trail.audit.alias(), steps[0]
+    then = (
+        sa.select(
+            *trail.key_of(record),
+            *(
+                rows.restored(trail, record, name).label(f"then_{n}")
+                for n, name in enumerate(first.names)
+            ),
+        )
+        .where(_is_one_of(record, [step.row.target.then for step in steps]))
+        .subquery("audit_then")
+    )
+    table = trail.table
+    values: dict[Any, Any] = {
+        # What the model writes into others at each UPDATE is not asked for.
+        column: column
+        for column in table.columns
+        if column.onupdate is not None or column.server_onupdate is not None
+        if column.computed is None
+    }
+    values |= {table.c[name]: then.c[f"then_{n}"] for n, name in enumerate(first.names)}
+    given = zip(first.given, _given(trail, first.given), strict=True)
+    values |= {table.c[name]: value for name, value in given}
+    return sa.update(table).values(values).where(rows.is_same(trail, table, then))
+
+
+def _delete(trail: Trail, steps: Sequence[Step]) -> sa.Delete:
+    anchor = trail.audit.alias()
+    return sa.delete(trail.table).where(
+        rows.is_same(trail, trail.table, anchor),
+        _is_one_of(anchor, [step.row.target.anchor for step in steps]),
+    )
+
+
+def _given(trail: Trail, values: Mapping[str, Any]) -> list[sa.ColumnElement[Any]]:
+    return [
+        sa.cast(sa.literal(value, trail.table.c[name].type), trail.table.c[name].type)
+        for name, value in values.items()
+    ]
+
+
+def _is_one_of(records: Any, numbers: Sequence[int | None]) -> sa.ColumnElement[bool]:
+    wanted = sa.cast(sa.literal(list(numbers), rows.Numbers), rows.Numbers)
+    found: sa.ColumnElement[bool] = records.c.audit_id == sa.any_(wanted)
+    return found
+
+
+def _expire(session: Any, work: Iterable[Work]) -> None:
+    """Let a session forget what it holds of the rows."""
+    for each in work:
+        for step in each.steps:
+            _expire_row(session, each.part.trail, step.row)
+
+
+def _expire_row(session: Any, trail: Trail, row: Row) -> None:
+    for entity in list(session.identity_map.values()):
+        state = sa.inspect(entity)
+        if trail.table in state.mapper.tables and state.identity == row.key:
+            session.expire(entity)
+
+
+class _Insert(sa.Insert):
+    """An INSERT that may write what is GENERATED ALWAYS AS IDENTITY."""
+
+    inherit_cache = False
+
+
+@compiles(_Insert, "postgresql")
+def _overriding(element: _Insert, compiler: Any, **kw: Any) -> str:
+    text: str = compiler.visit_insert(element, **kw)
+    names = ", ".join(map(compiler.preparer.quote, element._select_names or ()))
+    head = f"INSERT INTO {compiler.preparer.format_table(element.table)} ({names}) "
+    if not text.startswith(head):
+        raise RestoreError(f"this SQLAlchemy writes an INSERT in another way: {text[:200]!r}")
+    return f"{head}OVERRIDING SYSTEM VALUE {text[len(head) :]}"
