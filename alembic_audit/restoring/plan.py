@@ -34,7 +34,9 @@ class RowChange:
 
     def __str__(self) -> str:
         shown = ", ".join(f"{one.name}: {one.before!r} -> {one.after!r}" for one in self.changes)
-        return f"{self.action} {self.table} {_key(self.key)}" + (f": {shown}" if shown else "")
+        return f"{self.action} {self.table} {rows.key_text(self.key)}" + (
+            f": {shown}" if shown else ""
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +57,8 @@ class Conflict:
 
     def __str__(self) -> str:
         what = ", ".join(self.columns) or "the whole row"
-        return (
-            f"{self.table} {_key(self.key)}: {what} changed since, last by record {self.audit_id}"
-        )
+        last = f"changed since, last by record {self.audit_id}"
+        return f"{self.table} {rows.key_text(self.key)}: {what} {last}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,9 @@ class Lost:
 
     def __str__(self) -> str:
         needed = "; needed, give values={...}" if self.needed else ""
-        return f"{self.table} {_key(self.key)}: {self.column} is lost: {self.reason}{needed}"
+        return (
+            f"{self.table} {rows.key_text(self.key)}: {self.column} is lost: {self.reason}{needed}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +177,7 @@ def planned(connectable: Any, parts: Iterable[Part]) -> Restoration:
 
 
 def _see_complete(trail: Trail, row: Row) -> None:
-    what = f"row {_key(row.key)} of {trail.table.fullname!r}"
+    what = f"row {row.name} of {trail.table.fullname!r}"
     if row.there and not row.recorded:
         found = f"{what} is there, and by record {row.newest} it is gone"
     elif row.recorded and not row.there:
@@ -214,7 +217,7 @@ def _step(part: Part, row: Row) -> Step | None:
     elif target.then is not None or row.there:
         if part.columns is not None:
             raise RestoreError(
-                f"columns= is for a row that was there and is, not for row {_key(row.key)} of "
+                f"columns= is for a row that was there and is, not for row {row.name} of "
                 f"{trail.table.fullname!r}"
             )
         action = "insert" if target.then is not None else "delete"
@@ -241,7 +244,7 @@ def _reasons(part: Part, row: Row, names: Iterable[str]) -> dict[str, str]:
         former = {key: value for key, value in row.former.items() if key.startswith(f"{name}__")}
         if name in part.values:
             continue
-        if name in part.trail.spec.hash_columns:
+        if name in part.trail.spec.hash_columns and name not in row.nulls:
             reasons[name] = "a hash of it is recorded"
         elif name in row.untold:
             reasons[name] = "no record holds it, since it was not changed while there was a trail"
@@ -283,10 +286,6 @@ def _changes(connectable: Any, work: Work) -> Iterator[RowChange]:
         changes = tuple(Change(name, now.get(name), after[name]) for name in after)
         if step.names or step.given or step.action == "delete":
             yield RowChange(table.fullname, step.row.key, step.action, changes)
-
-
-def _key(key: tuple[Any, ...]) -> str:
-    return repr(key[0]) if len(key) == 1 else repr(tuple(key))
 
 
 def _lines(things: Iterable[object]) -> str:

@@ -86,6 +86,16 @@ class Row:
     nulls: tuple[str, ...]
     former: Mapping[str, Any]
 
+    @property
+    def name(self) -> str:
+        """The key, as messages show it."""
+        return key_text(self.key)
+
+
+def key_text(key: tuple[Any, ...]) -> str:
+    """Return a key as messages show it."""
+    return repr(key[0]) if len(key) == 1 else repr(key)
+
 
 def read(run: Any, part: Part) -> list[Row]:
     """Return the rows of a part, in the order of its targets."""
@@ -96,10 +106,15 @@ def read(run: Any, part: Part) -> list[Row]:
     return found
 
 
+Values = dict[str, Any]
+
+
 def images(
     run: Any, trail: Trail, targets: Sequence[Target], names: Sequence[str]
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+) -> Iterator[tuple[Values, Values]]:
     """Yield what columns hold now and what they held then, for each target.
+
+    Values that the driver cannot read, as a year before Christ, come as the text of PostgreSQL.
 
     Args:
         run: Executes.
@@ -108,22 +123,40 @@ def images(
         names: Columns; a hash is no value.
     """
     for some in batches(targets):
-        asked, anchor, then = _asked(some), trail.audit.alias(), trail.audit.alias()
-        live = trail.table.alias()
-        statement = (
-            sa.select(
-                *(live.c[name] for name in names),
-                *(sa.type_coerce(trail.value(then, name), trail.type_of(name)) for name in names),
-            )
-            .select_from(asked)
-            .join(anchor, anchor.c.audit_id == asked.c.anchor)
-            .outerjoin(then, then.c.audit_id == asked.c.then)
-            .outerjoin(live, is_same(trail, live, anchor))
-            .order_by(asked.c.place)
-        )
-        for row in run.execute(statement):
-            now, was = row[: len(names)], row[len(names) :]
-            yield dict(zip(names, now, strict=True)), dict(zip(names, was, strict=True))
+        try:
+            found = run.execute(_images(trail, some, names, as_text=False)).all()
+        except (ValueError, OverflowError, sa.exc.DataError):
+            found = run.execute(_images(trail, some, names, as_text=True)).all()
+        for row in found:
+            now, then = row[: len(names)], row[len(names) :]
+            yield dict(zip(names, now, strict=True)), dict(zip(names, then, strict=True))
+
+
+def _images(
+    trail: Trail, targets: Sequence[Target], names: Sequence[str], *, as_text: bool
+) -> "sa.Select[Any]":
+    asked, anchor, then = _asked(targets), trail.audit.alias(), trail.audit.alias()
+    live = trail.table.alias()
+    now: list[sa.ColumnElement[Any]] = [live.c[name] for name in names]
+    was = [_told(trail, then, name) for name in names]
+    shown: list[sa.ColumnElement[Any]]
+    if as_text:
+        shown = [sa.cast(value, sa.Text) for value in (*now, *was)]
+    else:
+        hashed = trail.spec.hash_columns
+        typed = zip(was, names, strict=True)
+        shown = now + [
+            value if name in hashed else sa.type_coerce(value, trail.type_of(name))
+            for value, name in typed
+        ]
+    return (
+        sa.select(*shown)
+        .select_from(asked)
+        .join(anchor, anchor.c.audit_id == asked.c.anchor)
+        .outerjoin(then, then.c.audit_id == asked.c.then)
+        .outerjoin(live, is_same(trail, live, anchor))
+        .order_by(asked.c.place)
+    )
 
 
 def _row(size: int, target: Target, row: "sa.Row[Any]") -> Row:
@@ -158,7 +191,14 @@ def is_same(trail: Trail, live: FromClause, record: NamedFromClause) -> sa.Colum
 
 def restored(trail: Trail, record: NamedFromClause, name: str) -> sa.ColumnElement[Any]:
     """Return what a record holds of a column, as the table takes it."""
-    return _as_column(trail.value(record, name), trail.table.c[name].type)
+    return _as_column(_told(trail, record, name), trail.table.c[name].type)
+
+
+def _told(trail: Trail, record: NamedFromClause, name: str) -> sa.ColumnElement[Any]:
+    """Return what a record holds of a column; of one that is hashed that is NULL, or nothing."""
+    if name in trail.spec.hash_columns:
+        return sa.cast(sa.null(), trail.table.c[name].type)
+    return trail.value(record, name)
 
 
 def _as_stored(trail: Trail, record: NamedFromClause, name: str) -> sa.ColumnElement[Any]:
@@ -215,7 +255,6 @@ def _compared(trail: Trail, targets: Sequence[Target]) -> "sa.Select[Any]":
     names = [name for name in trail.recorded if name not in trail.spec.ignore_columns]
     known = [column.name for column in audit.columns]
     was, present = _recorded(trail, then), _present(trail, live)
-    stored = [name for name in trail.recorded if name in trail.spec.columns]
     sparse = {name: trail.is_untold(then, name) for name in trail.spec.sparse_columns}
     return (
         sa.select(
@@ -232,9 +271,7 @@ def _compared(trail: Trail, targets: Sequence[Target]) -> "sa.Select[Any]":
             _differing(was, _recorded(trail, left), names).label("changed"),
             _differing(_recorded(trail, left), present, names).label("later"),
             (names_where(sparse) if sparse else sa.cast(sa.null(), TextArray)).label("untold"),
-            names_where({name: trail.value(then, name).is_(None) for name in stored}).label(
-                "nulls"
-            ),
+            names_where({name: value.is_(None) for name, value in was.items()}).label("nulls"),
             dropped_values(then, known).label("former"),
         )
         .select_from(asked)

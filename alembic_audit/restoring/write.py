@@ -97,10 +97,11 @@ def _see_recorded(connectable: Any, work: Work) -> None:
         if not (step.names or step.given or step.action == "delete"):
             continue
         if not row.own or row.newest <= step.row.newest or row.there != row.recorded:
+            table = work.part.trail.table.fullname
             raise RestoreError(
-                f"the {step.action} of row {row.key} of {work.part.trail.table.fullname!r} was not "
-                "recorded, or a trigger turned it away, and was taken back: `alembic-audit doctor` "
-                "says what is wrong with the trail"
+                f"the {step.action} of row {row.name} of {table!r} was not recorded, or a trigger "
+                "turned it away, and was taken back: `alembic-audit doctor` says what is wrong "
+                "with the trail"
             )
 
 
