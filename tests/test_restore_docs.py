@@ -1,0 +1,52 @@
+"""The example in docs/restore.md, run."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from alembic_audit import audited, changes, history
+from tests.conftest import Database
+
+PAGE = Path(__file__).parents[1] / "docs" / "restore.md"
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+@audited()
+class Account(Base):
+    __tablename__ = "account"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email: Mapped[str]
+    city: Mapped[str]
+
+
+def test_the_page(database: Database) -> None:
+    """What stands there is what is printed."""
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (expected,) = re.findall(r"prints\n\n```\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    Base.metadata.create_all(database.engine)
+    with Session(database.engine) as session:
+        account = Account(id=1, email="a@x", city="Rome")
+        session.add(account)
+        session.commit()
+        account.email = "b@x"
+        session.commit()
+        account.city = "Oslo"
+        session.commit()
+        printed = io.StringIO()
+        names = {
+            "session": session,
+            "Account": Account,
+            "account": account,
+            "history": history,
+            "changes": changes,
+        }
+        with contextlib.redirect_stdout(printed):
+            exec(code, names)
+    assert expected == printed.getvalue()
