@@ -659,6 +659,24 @@ def test_conflicts_of_whole_rows(session: Session, account: Account) -> None:
     assert ["(1,a@x,Rome)"] == image(session, "account")
 
 
+def test_undo_of_what_came_to_nothing(session: Session) -> None:
+    """A row that a transaction inserted and deleted, or changed back, is not its any more."""
+    number = transaction(session)
+    session.execute(sa.insert(Entry).values(id=1, amount=1))
+    session.execute(sa.delete(Entry))
+    session.commit()
+    session.execute(sa.insert(Entry).values(id=1, amount=2))
+    session.commit()
+    assert "nothing to restore" == str(undo(session, number, Entry))
+    number = transaction(session)
+    for amount in (3, 2):
+        session.execute(sa.update(Entry).values(amount=amount, stamp=0))
+    session.commit()
+    session.execute(sa.delete(Entry))
+    session.commit()
+    assert "nothing to restore" == str(undo(session, number, Entry))
+
+
 def test_undo_of_an_undo(session: Session, account: Account) -> None:
     """A restoration is a transaction like any other."""
     number = TransactionId(newest(session).audit_transaction_id)

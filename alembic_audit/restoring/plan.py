@@ -206,6 +206,8 @@ def _conflict(part: Part, row: Row) -> Iterator[Conflict]:
 def _step(part: Part, row: Row) -> Step | None:
     """Return what is to be done, or None where the row is as it shall be."""
     trail, target = part.trail, row.target
+    if part.of_transaction and not _has_changed(row):
+        return None
     action: Action
     if target.then is not None and row.there:
         names = [name for name in row.differing if name not in trail.spec.ignore_columns]
@@ -235,6 +237,12 @@ def _step(part: Part, row: Row) -> Step | None:
     if action == "update" and not (written or given or reasons):
         return None
     return Step(row, action, written, given, reasons)
+
+
+def _has_changed(row: Row) -> bool:
+    """Return whether a transaction left the row other than it was: not, if it came and went."""
+    then, left = row.target.then is not None, row.target.left is not None
+    return bool(row.changed) if then and left else then or left
 
 
 def _reasons(part: Part, row: Row, names: Iterable[str]) -> dict[str, str]:

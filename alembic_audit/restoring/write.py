@@ -204,15 +204,10 @@ def _is_one_of(records: Any, numbers: Sequence[int | None]) -> sa.ColumnElement[
 
 def _expire(session: Any, work: Iterable[Work]) -> None:
     """Let a session forget what it holds of the rows."""
-    for each in work:
-        for step in each.steps:
-            _expire_row(session, each.part.trail, step.row)
-
-
-def _expire_row(session: Any, trail: Trail, row: Row) -> None:
+    keys = {(each.part.trail.table, step.row.key) for each in work for step in each.steps}
     for entity in list(session.identity_map.values()):
         state = sa.inspect(entity)
-        if trail.table in state.mapper.tables and state.identity == row.key:
+        if any((table, state.identity) in keys for table in state.mapper.tables):
             session.expire(entity)
 
 
