@@ -166,6 +166,16 @@ def factors(results: Results, system: str) -> str:
     return _table([SYSTEMS[system].title, *names], lines)
 
 
+def lengths(results: Results, system: str) -> str:
+    """Table: what a single row costs with a short and a long history, and without its index."""
+    names = ("insert", "update", "delete")
+    lines = [
+        [factor, *(cpu(results, factor, name, system) for name in names)]
+        for factor in ("no index", "base", "5 million records")
+    ]
+    return _table(["", *names], lines)
+
+
 def sizes(results: Results) -> str:
     """Table: bytes of a row and of a record."""
     lines = [
@@ -235,6 +245,7 @@ FIGURES: dict[str, Callable[..., str]] = {
         difference,
         differences,
         factors,
+        lengths,
         machine,
         ratio,
         reading,
