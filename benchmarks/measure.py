@@ -80,7 +80,7 @@ class Session:
     """One connection to the database of one system, for one workload."""
 
     def __init__(self, group: Group, workload: Workload, system: System, url: sa.URL) -> None:
-        self.shape, self.cap = group.shape, group.cap
+        self.shape, self.cap = system.shape(group.shape), group.cap
         self.workload, self.system = workload, system
         self.database = url.database
         self.connection = psycopg.connect(
@@ -183,9 +183,10 @@ def databases(group: Group, server: Server) -> Iterator[dict[str, sa.URL]]:
             urls[system.name] = server.url(name)
             engine = sa.create_engine(urls[system.name], poolclass=sa.NullPool)
             with engine.begin() as connection:
-                system.install(connection, group.shape, system.options)
-                if group.shape.history and system.history:
-                    _fill(connection, group.shape)
+                shape = system.shape(group.shape)
+                system.install(connection, shape, system.options)
+                if shape.history and system.history:
+                    _fill(connection, shape)
         yield urls
     finally:
         for url in urls.values():

@@ -23,9 +23,9 @@ Result = dict[str, Any]
 
 
 class Flush(Session):
-    """A session of SQLAlchemy's ORM that adds objects and flushes them, by its insertmanyvalues.
+    """A session of SQLAlchemy's ORM that adds objects and flushes them.
 
-    The limit sends its second statement after that.
+    PostgreSQL numbers them, so that a flush is one INSERT of many rows (insertmanyvalues). The limit sends its second statement after that.
     """
 
     def __init__(self, group: Group, workload: Workload, system: System, url: sa.URL) -> None:
@@ -39,23 +39,26 @@ class Flush(Session):
         mapped.map_imperatively(self.model, self.shape.table(mapped.metadata))
 
     def transaction(self, keys: Iterable[tuple[int, int]]) -> tuple[int, int]:
-        names = ["id", *self.shape.names]
         spent = [0, 0]
         for first, last in keys:
             with OrmSession(self.engine) as session, session.begin():
-                for number in range(first, last + 1):
-                    item = self.model()
-                    for name, value in zip(names, self.shape.row(number), strict=True):
-                        setattr(item, name, value)
-                    session.add(item)
+                items = [self._item() for _ in range(first, last + 1)]
+                session.add_all(items)
                 session.connection()  # which begins the transaction
                 cpu, wall = self._cpu(), time.perf_counter_ns()
                 session.flush()
-                for statement, parameters in self._second(first, last):
+                numbers = [item.id for item in items]
+                for statement, parameters in self._second(min(numbers), max(numbers)):
                     session.connection().exec_driver_sql(statement, tuple(parameters))
                 spent[0] += self._cpu() - cpu
                 spent[1] += time.perf_counter_ns() - wall
         return spent[0], spent[1]
+
+    def _item(self) -> Any:
+        item = self.model()
+        for name, value in zip(self.shape.names, self.shape.row(0)[1:], strict=True):
+            setattr(item, name, value)
+        return item
 
     def _second(self, first: int, last: int) -> list[workloads.Statement]:
         if not self.system.recorded:
@@ -72,7 +75,7 @@ class Flush(Session):
 def flush(systems: Sequence[System], objects: int, rounds: int, server: Server) -> list[Result]:
     """Measure a flush of many objects, as a group of one cell."""
     workload = Workload("ORM flush", "insert", objects, 1, 1)
-    group = Group("ORM", Shape(), systems, [(workload, rounds)])
+    group = Group("ORM", Shape(identity=True), systems, [(workload, rounds)])
     return measure.run(group, server, Flush)
 
 

@@ -1,6 +1,7 @@
 """What is measured with what."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from benchmarks.measure import Group
 from benchmarks.systems import LIMIT, SYSTEMS, System
@@ -10,12 +11,14 @@ from benchmarks.workloads import Workload, some
 OURS = ["statement", "row"]
 COMPARED = ["none", LIMIT, *OURS]
 
+LONG = 5_000_000
+
 FACTORS = {
     "60 columns": Shape(columns=60),
     "2 settings": Shape(settings=2),
     "5 settings": Shape(settings=5),
     "no index": Shape(options={"indexes": ()}),
-    "5 million records": Shape(history=5_000_000),
+    "5 million records": Shape(history=LONG),
 }
 """One difference to the base cell each, for ours and the limit."""
 
@@ -26,6 +29,12 @@ SPARSE = System(
     SYSTEMS["row"].install,
     {"level": "row", "sparse_columns": ("doc",)},
 )
+LENGTHS = [
+    SYSTEMS["statement"],
+    replace(SYSTEMS["statement"], name="long", records=LONG),
+    replace(SYSTEMS["no_index"], name="long_no_index", records=LONG),
+]
+"""What the length of the history costs by itself, in the same rounds."""
 CAP = 60.0
 
 
@@ -44,6 +53,8 @@ def groups() -> Iterator[Group]:
     yield Group("base", Shape(), every, _work(10_000, 300, 15), CAP)
     for factor, shape in FACTORS.items():
         yield Group(factor, shape, compared, _work(10_000, 60, 9), CAP)
+    single = [each for each in _work(1000, 60, 9) if each[0].rows == 1]
+    yield Group("length", Shape(), LENGTHS, single, CAP)
     updates = [each for each in _work(1000, 60, 9) if each[0].operation == "update"]
     yield Group("8 kB value", LARGE, [*compared, SPARSE], updates, CAP)
 

@@ -161,19 +161,32 @@ def factors(results: Results, system: str) -> str:
     lines = [
         [factor, *(_spread(ratios(results, factor, name, system)) for name in names)]
         for factor in found
-        if factor != "ORM"
+        if factor not in ("ORM", "length")
     ]
     return _table([SYSTEMS[system].title, *names], lines)
 
 
-def lengths(results: Results, system: str) -> str:
+def lengths(results: Results) -> str:
     """Table: what a single row costs with a short and a long history, and without its index."""
     names = ("insert", "update", "delete")
-    lines = [
-        [factor, *(cpu(results, factor, name, system) for name in names)]
-        for factor in ("no index", "base", "5 million records")
-    ]
-    return _table(["", *names], lines)
+    titles = {
+        "statement": "none",
+        "long": "5 million",
+        "long_no_index": "5 million, no index by key",
+    }
+    lines = []
+    for system, title in titles.items():
+        line = [title]
+        for name in names:
+            cell = _cell(results, "length", name)
+            if cell is None:
+                line.append(MISSING)
+                continue
+            pairs = zip(cell[system]["cpu"], cell["statement"]["cpu"], strict=True)
+            ratio = _spread([a / b for a, b in pairs])
+            line.append(f"{statistics.median(cell[system]['cpu']):.1f} µs, {ratio}")
+        lines.append(line)
+    return _table(["records before", *names], lines)
 
 
 def sizes(results: Results) -> str:

@@ -3,7 +3,7 @@
 import importlib
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -34,6 +34,7 @@ class System:
         package: What has to be there, on the Python Package Index.
         recorded: What a client sends that writes the records itself.
         begin: What has to be sent first in each transaction.
+        records: Records that are there before, where it is not as many as the shape has.
     """
 
     name: str
@@ -44,6 +45,11 @@ class System:
     package: str | None = None
     recorded: Recorded | None = None
     begin: str | None = None
+    records: int | None = None
+
+    def shape(self, common: Shape) -> Shape:
+        """Return the shape of what this system records."""
+        return common if self.records is None else replace(common, history=self.records)
 
 
 def no_audit(connection: sa.Connection, shape: Shape, options: dict[str, Any]) -> None:

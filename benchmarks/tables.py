@@ -41,6 +41,7 @@ class Shape:
         settings: Session settings that are recorded.
         history: Records that are there before.
         large: The table has one more column, of 8 kB a row.
+        identity: PostgreSQL numbers the rows.
         options: Options of the audit, beside those of a system.
     """
 
@@ -48,6 +49,7 @@ class Shape:
     settings: int = 0
     history: int = 0
     large: bool = False
+    identity: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -65,7 +67,9 @@ class Shape:
     def table(self, metadata: sa.MetaData) -> sa.Table:
         """Return the audited table."""
         columns = [sa.Column(name, type_) for name, type_, *_ in self._kinds()]
-        key = sa.Column("id", sa.BigInteger(), primary_key=True, autoincrement=False)
+        # Beyond the rows that are there before.
+        own = [sa.Identity(start=1_000_000_000)] if self.identity else []
+        key = sa.Column("id", sa.BigInteger(), *own, primary_key=True, autoincrement=False)
         return sa.Table("item", metadata, key, *columns)
 
     def row(self, number: int) -> list[Any]:
