@@ -25,7 +25,8 @@ Result = dict[str, Any]
 class Flush(Session):
     """A session of SQLAlchemy's ORM that adds objects and flushes them.
 
-    PostgreSQL numbers them, so that a flush is one INSERT of many rows (insertmanyvalues). The limit sends its second statement after that.
+    PostgreSQL numbers them, so that a flush is one INSERT of many rows (insertmanyvalues). The
+    limit sends its second statement after that.
     """
 
     def __init__(self, group: Group, workload: Workload, system: System, url: sa.URL) -> None:

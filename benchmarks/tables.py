@@ -69,7 +69,7 @@ class Shape:
         columns = [sa.Column(name, type_) for name, type_, *_ in self._kinds()]
         # Beyond the rows that are there before.
         own = [sa.Identity(start=1_000_000_000)] if self.identity else []
-        key = sa.Column("id", sa.BigInteger(), *own, primary_key=True, autoincrement=False)
+        key = sa.Column("id", sa.BigInteger(), *own, primary_key=True, autoincrement=self.identity)
         return sa.Table("item", metadata, key, *columns)
 
     def row(self, number: int) -> list[Any]:
