@@ -124,9 +124,11 @@ def test_a_plan_changes_nothing_and_says_what_it_would_do(
 ) -> None:
     """The plan is a value and a text; the row is put back by execute(), which is recorded."""
     plan = restore(session, Account, 1, as_of=AuditId(1))
-    assert "update account 1: email: 'b@x' -> 'a@x', city: 'Oslo' -> 'Rome'" == str(plan)
+    assert (
+        "update account 1: email: 'b@x' -> 'a@x', city: 'Oslo' -> 'Rome' (since then: records 2, 3)"
+    ) == str(plan)
     changes = (Change("email", "b@x", "a@x"), Change("city", "Oslo", "Rome"))
-    assert (RowChange("account", (1,), "update", changes),) == plan.rows
+    assert (RowChange("account", (1,), "update", changes, (2, 3)),) == plan.rows
     assert ((), ()) == (plan.conflicts, plan.lost)
     assert ["(1,b@x,Oslo)"] == image(session, "account")
     assert plan.rows == plan.execute()
@@ -137,6 +139,16 @@ def test_a_plan_changes_nothing_and_says_what_it_would_do(
         newest(session).email,
         newest(session).town,
     )
+
+
+def test_many_records_since_then_are_counted(session: Session, account: Account) -> None:
+    """A text lists five of them; the plan has all."""
+    for number in range(4):
+        account.town = f"town {number}"
+        session.commit()
+    plan = restore(session, Account, 1, as_of=AuditId(1))
+    assert str(plan).endswith("(since then: 6 records: 2, 3, 4, 5, 6, ... 7)")
+    assert (2, 3, 4, 5, 6, 7) == plan.rows[0].since
 
 
 def test_a_row_as_it_was_needs_nothing(session: Session, account: Account) -> None:
@@ -159,9 +171,10 @@ def test_undelete(session: Session, account: Account) -> None:
     session.delete(account)
     session.commit()
     plan = undelete(session, Account, 1)
-    assert "insert account 1: id: None -> 1, email: None -> 'b@x', city: None -> 'Oslo'" == str(
-        plan
-    )
+    assert (
+        "insert account 1: id: None -> 1, email: None -> 'b@x', city: None -> 'Oslo'"
+        " (since then: record 4)"
+    ) == str(plan)
     plan.execute()
     assert "b@x" == session.get_one(Account, 1).email
     assert "nothing to restore" == str(undelete(session, Account, 1))
@@ -190,7 +203,7 @@ def test_moments(session: Session, account: Account) -> None:
     moments = [AuditId(1), TransactionId(first.audit_transaction_id)]
     for when in (*moments, first.audit_operation_timestamp):
         plan = restore(session, Account, {"id": 1}, as_of=when)
-        assert "update account 1: email: 'b@x' -> 'a@x', city: 'Oslo' -> 'Rome'" == str(plan)
+        assert str(plan).endswith("city: 'Oslo' -> 'Rome' (since then: records 2, 3)")
 
 
 def test_a_table_on_a_connection(session: Session, account: Account) -> None:
@@ -317,7 +330,7 @@ def test_values_that_cannot_come_back(session: Session) -> None:
     session.commit()
     plan = restore(session, Secret, 1, as_of=AuditId(1))
     assert (
-        "update secret 1: name: 'b' -> 'a'\n"
+        "update secret 1: name: 'b' -> 'a' (since then: record 2)\n"
         "secret 1: token is lost: a hash of it is recorded\n"
         "secret 1: pin is lost: it is not recorded\n"
         "secret 1: hint is lost: it is not recorded"
@@ -754,9 +767,10 @@ def test_a_column_that_came_later(database: Database) -> None:
         run("UPDATE thing_audit SET size = NULL")
         run("UPDATE thing SET n = 6")
         plan = restore(session, table, 1, as_of=AuditId(1))
-        assert ("update thing 1: n: 6 -> 5\nthing 1: size is lost: the column came later") == str(
-            plan
-        )
+        assert (
+            "update thing 1: n: 6 -> 5 (since then: record 2)\n"
+            "thing 1: size is lost: the column came later"
+        ) == str(plan)
         plan.execute()
         assert ["(1,5,7)"] == image(session, "thing")
 
@@ -780,12 +794,12 @@ def test_sparse_columns(database: Database) -> None:
         run("UPDATE thing SET n = 2 WHERE id = 1")
         run("UPDATE thing SET doc = 'newest' WHERE id = 1")
         plan = restore(session, table, 1, as_of=AuditId(4))
-        assert "update thing 1: doc: 'newest' -> 'new'" == str(plan)
+        assert "update thing 1: doc: 'newest' -> 'new' (since then: record 5)" == str(plan)
         plan.execute()
         plan = restore(session, table, 1, as_of=AuditId(1))
         assert (
-            "update thing 1: n: 2 -> 1\nthing 1: doc is lost: no record holds it, since it was not "
-            "changed while there was a trail"
+            "update thing 1: n: 2 -> 1 (since then: records 3, 4, 5, 6)\n"
+            "thing 1: doc is lost: no record holds it, since it was not changed while there was a trail"
         ) == str(plan)
         plan.execute()
         assert ["(1,1,new)", "(2,1,x)"] == image(session, "thing")

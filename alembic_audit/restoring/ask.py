@@ -12,7 +12,7 @@ from alembic_audit.reading.history import column_of
 from alembic_audit.reading.past import replayable
 from alembic_audit.reading.trail import Trail, TransactionId, When, until
 from alembic_audit.restoring.plan import Restoration, planned
-from alembic_audit.restoring.rows import Part, Target
+from alembic_audit.restoring.rows import Part, Target, is_same_row
 from alembic_audit.tables import SPEC_KEY, derive_all
 
 Connectable = Session | scoped_session[Session] | sa.Connection
@@ -83,7 +83,7 @@ def undelete(
     run = _ready(connectable, "undelete")
     newest = _newest(run, trail, key)
     # The record of a deletion holds the row as it was.
-    return planned(connectable, [_part(trail, [Target(newest, newest, None)], None, values)])
+    return planned(connectable, [_part(trail, [Target(newest, newest, newest - 1)], None, values)])
 
 
 def undo(connectable: Connectable, transaction: TransactionId, *sources: Any) -> Restoration:
@@ -196,10 +196,10 @@ def _target(run: Any, trail: Trail, key: Any, before: sa.ColumnElement[bool]) ->
                 f"{first.audit_id}, operation {first.audit_operation}, after that moment: it does "
                 "not say how the row was then"
             )
-        return Target(anchor, None, None)
+        return Target(anchor, None, 0)
     truncated = sa.select(sa.func.max(order)).where(trail.is_truncate(audit), before)
     is_gone = last.audit_operation == "D" or (run.execute(truncated).scalar() or 0) > last.audit_id
-    return Target(anchor, None if is_gone else last.audit_id, None)
+    return Target(anchor, None if is_gone else last.audit_id, last.audit_id)
 
 
 def _touched(run: Any, trail: Trail, number: int) -> Iterable[Target]:
@@ -248,7 +248,7 @@ def _touched(run: Any, trail: Trail, number: int) -> Iterable[Target]:
                 f"{number} changed the row's key, or the trail began with it, so that nothing says "
                 "how the row was before; restore() its former key by hand"
             )
-        yield Target(row.first, row.before, None if row.ended else row.last)
+        yield Target(row.first, row.before, left=None if row.ended else row.last)
 
 
 def _emptied(run: Any, trail: Trail, number: int) -> Iterable[Target]:
@@ -278,7 +278,7 @@ def _emptied(run: Any, trail: Trail, number: int) -> Iterable[Target]:
         .subquery()
     )
     touched = sa.select(sa.literal(1)).where(
-        _same_row(trail, same, newest), same.c.audit_transaction_id == number
+        is_same_row(trail, same, newest), same.c.audit_transaction_id == number
     )
     last = trail.audit.alias()
     rows = (
@@ -288,18 +288,14 @@ def _emptied(run: Any, trail: Trail, number: int) -> Iterable[Target]:
         .order_by(last.c.audit_id)
     )
     for audit_id in run.execute(rows).scalars():
-        yield Target(audit_id, audit_id, None)
-
-
-def _same_row(trail: Trail, one: NamedFromClause, other: NamedFromClause) -> sa.ColumnElement[bool]:
-    return sa.and_(*(one.c[name] == other.c[name] for name in trail.spec.key))
+        yield Target(audit_id, audit_id)
 
 
 def _last_before(trail: Trail, mine: NamedFromClause) -> Any:
     earlier = trail.audit.alias()
     return (
         sa.select(earlier)
-        .where(_same_row(trail, earlier, mine), earlier.c.audit_id < mine.c.first)
+        .where(is_same_row(trail, earlier, mine), earlier.c.audit_id < mine.c.first)
         .order_by(earlier.c.audit_id.desc())
         .limit(1)
         .correlate(mine)

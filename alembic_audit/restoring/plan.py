@@ -15,6 +15,9 @@ from alembic_audit.restoring.write import Action, Step, Work
 
 Key = tuple[Any, ...]
 
+SHOWN = 5
+"""How many records since then a text lists."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RowChange:
@@ -25,18 +28,22 @@ class RowChange:
         key: Its primary key.
         action: insert, update or delete.
         changes: The columns that change, from what they are to what they were.
+        since: The records of the row after that moment, by ``audit_id``; ``history`` says who
+            wrote them. Empty for ``undo``.
     """
 
     table: str
     key: Key
     action: Action
     changes: tuple[Change, ...]
+    since: tuple[int, ...]
 
     def __str__(self) -> str:
         shown = ", ".join(f"{one.name}: {one.before!r} -> {one.after!r}" for one in self.changes)
-        return f"{self.action} {self.table} {rows.key_text(self.key)}" + (
-            f": {shown}" if shown else ""
-        )
+        what = f"{self.action} {self.table} {rows.key_text(self.key)}"
+        if shown:
+            what += f": {shown}"
+        return f"{what} (since then: {_records(self.since)})" if self.since else what
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,7 +300,14 @@ def _changes(connectable: Any, work: Work) -> Iterator[RowChange]:
         after = {**{name: then[name] for name in step.names}, **step.given}
         changes = tuple(Change(name, now.get(name), after[name]) for name in after)
         if step.names or step.given or step.action == "delete":
-            yield RowChange(table.fullname, step.row.key, step.action, changes)
+            yield RowChange(table.fullname, step.row.key, step.action, changes, step.row.since)
+
+
+def _records(numbers: tuple[int, ...]) -> str:
+    if len(numbers) > SHOWN:
+        shown = ", ".join(map(str, numbers[:SHOWN]))
+        return f"{len(numbers)} records: {shown}, ... {numbers[-1]}"
+    return f"record{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def _lines(things: Iterable[object]) -> str:

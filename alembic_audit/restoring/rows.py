@@ -24,13 +24,15 @@ class Target:
     Attributes:
         anchor: A record of the row, which has its key.
         then: The record whose image the row shall have; None where it shall not be.
+        since: The record that was the last one at that moment, if it matters.
         left: The record whose image the undone transaction left; None where it left no row, or
             none is undone.
     """
 
     anchor: int
     then: int | None
-    left: int | None
+    since: int | None = None
+    left: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Row:
         later: Columns that differ from what the transaction left.
         untold: Sparse columns of which no record holds what they were then.
         nulls: Columns that were NULL then.
+        since: The records after that moment.
         former: What the record has in columns that are no column of the table now.
     """
 
@@ -84,6 +87,7 @@ class Row:
     later: tuple[str, ...]
     untold: tuple[str, ...]
     nulls: tuple[str, ...]
+    since: tuple[int, ...]
     former: Mapping[str, Any]
 
     @property
@@ -174,6 +178,7 @@ def _row(size: int, target: Target, row: "sa.Row[Any]") -> Row:
         later=tuple(row.later),
         untold=tuple(row.untold or ()),
         nulls=tuple(row.nulls),
+        since=tuple(row.since or ()),
         former=former,
     )
 
@@ -187,6 +192,13 @@ def batches(targets: Sequence[Target]) -> Iterator[Sequence[Target]]:
 def is_same(trail: Trail, live: FromClause, record: NamedFromClause) -> sa.ColumnElement[bool]:
     """Return whether a row of the table has the key of a record."""
     return sa.and_(*(live.c[name] == _as_stored(trail, record, name) for name in trail.spec.key))
+
+
+def is_same_row(
+    trail: Trail, one: NamedFromClause, other: NamedFromClause
+) -> sa.ColumnElement[bool]:
+    """Return whether two records have the same key."""
+    return sa.and_(*(one.c[name] == other.c[name] for name in trail.spec.key))
 
 
 def restored(trail: Trail, record: NamedFromClause, name: str) -> sa.ColumnElement[Any]:
@@ -220,11 +232,11 @@ def _as_column(value: sa.ColumnElement[Any], declared: Any) -> sa.ColumnElement[
 def _asked(targets: Sequence[Target]) -> Any:
     lists = [
         sa.cast(sa.literal([getattr(one, name) for one in targets], Numbers), Numbers)
-        for name in ("anchor", "then", "left")
+        for name in ("anchor", "then", "since", "left")
     ]
     return (
         sa.func.unnest(*lists)
-        .table_valued("anchor", "then", "left", with_ordinality="place", name="asked")
+        .table_valued("anchor", "then", "since", "left", with_ordinality="place", name="asked")
         .render_derived()
     )
 
@@ -236,7 +248,7 @@ def _compared(trail: Trail, targets: Sequence[Target]) -> "sa.Select[Any]":
     live = trail.table.alias()
     newest = (
         sa.select(later)
-        .where(*(later.c[name] == anchor.c[name] for name in trail.spec.key))
+        .where(is_same_row(trail, later, anchor))
         .order_by(later.c.audit_id.desc())
         .limit(1)
         .correlate(anchor)
@@ -249,6 +261,14 @@ def _compared(trail: Trail, targets: Sequence[Target]) -> "sa.Select[Any]":
         .order_by(truncate.c.audit_id.desc())
         .limit(1)
         .subquery("audit_emptied")
+    )
+    since = audit.alias()
+    number = since.c.audit_id
+    later_records = (
+        sa.select(sa.func.array_agg(postgresql.aggregate_order_by(number, number)))
+        .where(is_same_row(trail, since, anchor), number > asked.c.since)
+        .correlate(anchor, asked)
+        .scalar_subquery()
     )
     is_emptied = sa.func.coalesce(emptied.c.audit_id > newest.c.audit_id, sa.false())
     here = sa.func.pg_catalog.txid_current()
@@ -272,6 +292,7 @@ def _compared(trail: Trail, targets: Sequence[Target]) -> "sa.Select[Any]":
             _differing(_recorded(trail, left), present, names).label("later"),
             (names_where(sparse) if sparse else sa.cast(sa.null(), TextArray)).label("untold"),
             names_where({name: value.is_(None) for name, value in was.items()}).label("nulls"),
+            later_records.label("since"),
             dropped_values(then, known).label("former"),
         )
         .select_from(asked)
