@@ -799,7 +799,8 @@ def test_sparse_columns(database: Database) -> None:
         plan = restore(session, table, 1, as_of=AuditId(1))
         assert (
             "update thing 1: n: 2 -> 1 (since then: records 3, 4, 5, 6)\n"
-            "thing 1: doc is lost: no record holds it, since it was not changed while there was a trail"
+            "thing 1: doc is lost: no record holds it, since it was not changed while there was a "
+            "trail"
         ) == str(plan)
         plan.execute()
         assert ["(1,1,new)", "(2,1,x)"] == image(session, "thing")
