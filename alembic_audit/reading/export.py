@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from alembic_audit.errors import ReadingError
+from alembic_audit.reading.settled import bound, transaction_of
 from alembic_audit.reading.trail import Trail, dropped_values, trail_of
 
 BATCH = 1000
@@ -94,30 +95,17 @@ def _records(trail: Trail, after: tuple[int, int] | None) -> "sa.Select[Any]":
     shown = sa.select(*(_value(column).label(column.name) for column in audit.columns))
     record = shown.correlate(audit).subquery("audit_record")
     whole = sa.select(sa.cast(sa.func.pg_catalog.row_to_json(record.table_valued()), sa.Text))
-    transaction, number = _transaction(audit), audit.c.audit_id
+    transaction, number = transaction_of(audit), audit.c.audit_id
     statement = sa.select(
         transaction,
         number,
         whole.correlate(audit).scalar_subquery(),
         sa.cast(dropped_values(audit, known), sa.Text),
-    ).where(transaction < _bound("xmin"))
+    ).where(transaction < bound("xmin"))
     if after is not None:
         position = sa.tuple_(*(sa.literal(one, sa.BigInteger) for one in after))
         statement = statement.where(sa.tuple_(transaction, number) > position)
     return statement.order_by(transaction, number)
-
-
-def _transaction(audit: sa.Table) -> sa.ColumnElement[int]:
-    # Records that were taken over from another trail may have none; they are older.
-    return sa.func.coalesce(audit.c.audit_transaction_id, sa.literal_column("0"))
-
-
-def _bound(name: str) -> sa.ColumnElement[int]:
-    """Return a bound of the snapshot of the statement as a number; there is no cast but by text."""
-    snapshot = sa.func.pg_current_snapshot()
-    return sa.cast(
-        sa.cast(getattr(sa.func, f"pg_snapshot_{name}")(snapshot), sa.Text), sa.BigInteger
-    )
 
 
 def _value(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
@@ -131,7 +119,7 @@ def _check(
 ) -> None:
     """Refuse transaction ids that this server has not given yet."""
     latest = sa.select(sa.func.max(trail.audit.c.audit_transaction_id)).scalar_subquery()
-    newest, now = connection.execute(sa.select(latest, _bound("xmax"))).one()
+    newest, now = connection.execute(sa.select(latest, bound("xmax"))).one()
     name = trail.table.fullname
     for what, number in (
         (f"the trail of {name!r} holds", newest),
