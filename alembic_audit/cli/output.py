@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from alembic_audit.cli.text import escaped, is_hidden, value_text
+from alembic_audit.cli.text import escaped, replaced, value_text
 from alembic_audit.reading.database import RawJson
 
 if TYPE_CHECKING:
@@ -223,9 +223,7 @@ def to_json(value: Any) -> str:
     """Return JSON; what the database wrote as JSON stays as it is."""
     if isinstance(value, RawJson):
         # PostgreSQL leaves DEL as it is, and what turns the direction of writing.
-        if value.isprintable():
-            return str(value)
-        return "".join(json.dumps(one)[1:-1] if is_hidden(one) else one for one in value)
+        return replaced(str(value), lambda one: json.dumps(one)[1:-1])
     if isinstance(value, Mapping):
         pairs = (f"{json.dumps(str(key))}: {to_json(each)}" for key, each in value.items())
         return "{" + ", ".join(pairs) + "}"
