@@ -231,7 +231,7 @@ def fill(connection: sa.Connection, first: int, last: int) -> None:
     connection.exec_driver_sql(
         "INSERT INTO reading_audit (audit_operation, audit_operation_timestamp,"
         " audit_transaction_id, audit_current_user, id, value)"
-        " SELECT CASE n WHEN 0 THEN 'I' ELSE 'U' END, clock_timestamp(), 1, 'x', id, n"
+        " SELECT CASE n WHEN 0 THEN 'I' ELSE 'U' END, clock_timestamp(), 1, repeat('x', 64), id, n"
         f" FROM generate_series(0, 2) n, generate_series({first}, {last}) id ORDER BY n, id"
     )
     connection.commit()
