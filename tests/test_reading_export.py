@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -177,6 +178,33 @@ def test_a_restored_dump(engine: sa.Engine) -> None:
         connection.commit()
         with pytest.raises(ReadingError, match=r"'thing' holds transaction 9000000000,.*restored"):
             list(export(connection, thing))
+
+
+def test_what_it_reads(engine: sa.Engine) -> None:
+    """A trail is read once; an index on transactions finds where an export goes on."""
+    sent: list[tuple[str, Any]] = []
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def _(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "thing_audit" in statement:
+            sent.append((statement, parameters))
+
+    with engine.connect() as connection:
+        for statement in (
+            "INSERT INTO thing SELECT generate_series(1, 5000)",
+            "UPDATE thing_audit SET audit_transaction_id = 3 + audit_id / 10",
+            "CREATE INDEX by_transaction ON thing_audit (audit_transaction_id, audit_id)",
+            "ANALYZE thing_audit",
+        ):
+            connection.exec_driver_sql(statement)
+        connection.commit()
+        sent.clear()
+        *_, near, last = export(connection, thing)
+        assert [last] == list(export(connection, thing, after=near.cursor))
+        assert 2 == len(sent)
+        statement, parameters = sent[1]
+        plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
+        assert any("by_transaction" in line for line in plan), plan
 
 
 @pytest.mark.parametrize("after", ["", "7", "x", "[]x", '{"thing": 1}', '{"thing": ["a", 1]}'])

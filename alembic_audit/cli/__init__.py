@@ -16,6 +16,9 @@ from alembic_audit.version import __version__
 _CLOSED_PIPE = 141
 """What a shell shows of a program that SIGPIPE ended."""
 
+_INTERRUPTED = 130
+"""What a shell shows of a program that Ctrl-C ended."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``alembic-audit``.
@@ -39,13 +42,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AuditError as error:
         return _failed(escaped(str(error)))
     except sa.exc.DBAPIError as error:
-        return _failed(escaped(str(error.orig).strip().partition("\n")[0]))
+        reason = escaped(str(error.orig).strip().partition("\n")[0])
+        return _failed(
+            f"the connection is lost: {reason}" if error.connection_invalidated else reason
+        )
     except BrokenPipeError:
-        # Who reads has seen enough; the interpreter would complain when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return _CLOSED_PIPE
     except KeyboardInterrupt:
-        return 130
+        _forget_output()
+        return _INTERRUPTED
+
+
+def _forget_output() -> None:
+    """Print nothing more: the interpreter would complain of a closed pipe when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(message: str) -> int:
@@ -55,13 +66,13 @@ def _failed(message: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``alembic-audit``."""
-    from alembic_audit.cli import doctor, log, past, status
+    from alembic_audit.cli import doctor, log, past, status, tail
 
     made = argparse.ArgumentParser(
         prog="alembic-audit", description="Look at PostgreSQL audit trails; nothing is changed."
     )
     made.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (doctor, log, past, status):
+    for command in (doctor, log, tail, past, status):
         command.add_to(commands)
     return made

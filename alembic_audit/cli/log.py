@@ -1,4 +1,4 @@
-"""``alembic-audit log``, ``tail`` and ``show``: records."""
+"""``alembic-audit log`` and ``show``: records."""
 
 import dataclasses
 from argparse import ArgumentParser, Namespace
@@ -21,8 +21,6 @@ from alembic_audit.cli.trails import (
     readable,
 )
 from alembic_audit.reading import changes, history
-from alembic_audit.reading.trail import Trail
-from alembic_audit.states import Name
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -38,16 +36,12 @@ def add_to(commands: "_SubParsersAction[ArgumentParser]") -> None:
     log.add_argument("table", metavar="TABLE", help="account, or public.account")
     log.add_argument("key", metavar="KEY", nargs="+", help="the primary key, a value per column")
     log.set_defaults(run=run_log)
-    tail = commands.add_parser("tail", help="the newest records, the newest last")
-    tail.add_argument("tables", metavar="TABLE", nargs="*", help="of these tables; all without")
-    tail.add_argument("-n", "--lines", type=int, default=20, metavar="N", help="how many (20)")
-    tail.set_defaults(run=run_tail)
     show = commands.add_parser("show", help="one record, every column, before and after")
     show.add_argument("audit_id", metavar="AUDIT_ID", type=int, help="the number of the record")
     show.add_argument("--table", action="append", default=[], help="in this trail; all without")
     show.set_defaults(run=run_show)
-    for parser, short in ((log, True), (tail, False), (show, True)):
-        connect.add_arguments(parser, name_option=short)
+    for parser in (log, show):
+        connect.add_arguments(parser)
         output.add_arguments(parser, limit=parser is log)
 
 
@@ -62,74 +56,6 @@ def run_log(arguments: Namespace) -> int:
         if not output.write(arguments, lines, f"{trail.table.fullname} {' '.join(key)}"):
             raise CliError(escaped(is_nothing(trail, key)))
     return EXIT_HEALTHY
-
-
-@dataclasses.dataclass(frozen=True)
-class _Of(Record):
-    """A record beside those of other tables."""
-
-    def cells(self) -> dict[str, Any]:
-        """Return the cells for people; settings of each trail are others."""
-        cells = super().cells()
-        said = {name: value for name, value in self.settings.items() if value is not None}
-        own = {name: cells[name] for name in ("#", "when", "tx", "role")}
-        return {
-            "table": self.trail.table.fullname,
-            **own,
-            "settings": Replaced({}, said),
-            "did": cells["did"],
-            "what": cells["what"],
-        }
-
-    def flat(self) -> dict[str, Any]:
-        """Return the fields of CSV that every trail has, and the row as JSON."""
-        own = ("audit_id", "audit_operation", "audit_operation_timestamp", "audit_transaction_id")
-        return {
-            "table": self.trail.table.fullname,
-            **{name: self.row[name] for name in own},
-            "audit_current_user": self.row["audit_current_user"],
-            "settings": output.to_json(self.settings),
-            "row": output.to_json(self.values),
-            "audit_changed": self.changed,
-        }
-
-
-def run_tail(arguments: Namespace) -> int:
-    """Print the newest records."""
-    with connect.by_arguments(arguments) as connection:
-        trails = Trails.read(connection, arguments)
-        wanted = max(arguments.lines, 0)
-        known: dict[Name, Trail] = {}
-        moments: list[tuple[Any, int, Name]] = []
-        with output.progress(list(readable(trails, arguments.tables)), "reading") as each:
-            for name, trail in each:
-                known[name] = trail
-                rows = _rows(trails, name, _newest(trail, wanted), arguments.tables)
-                moments += [(row["seconds"], row["audit_id"], name) for row in rows]
-        found: dict[tuple[Name, int], _Of] = {}
-        newest = sorted(moments)[len(moments) - min(wanted, len(moments)) :]
-        for name in dict.fromkeys(name for _, _, name in newest):
-            trail = known[name]
-            ids = [number for _, number, other in newest if other == name]
-            statement = _changes(trail, dropped=True).where(trail.audit.c.audit_id.in_(ids))
-            for row in trails.rows(statement):
-                found[name, row["audit_id"]] = _Of(trail, row)
-        lines = [found[name, number] for _, number, name in newest]
-        output.write(arguments, lines, "newest records")
-    return EXIT_HEALTHY
-
-
-def _newest(trail: Trail, wanted: int) -> "sa.Select[Any]":
-    """Return a Select of the newest records: when, as something that sorts, and which."""
-    number = trail.audit.c.audit_id
-    time = sa.type_coerce(trail.audit.c.audit_operation_timestamp, sa.DateTime(timezone=True))
-    seconds = sa.extract("epoch", time).label("seconds")
-    return sa.select(seconds, number).order_by(number.desc()).limit(wanted)
-
-
-def _rows(trails: Trails, name: Name, statement: Any, named: Any) -> list[dict[str, Any]]:
-    """Return rows of a trail; one that cannot be read is left out, unless it is named."""
-    return [*trails.rows(statement)] if named else trails.some(name, statement)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +90,9 @@ def run_show(arguments: Namespace) -> int:
                 number = trail.audit.c.audit_id
                 is_it = number == arguments.audit_id
                 # Most trails have none: what is cheap goes first.
-                if _rows(trails, name, sa.select(number).where(is_it), arguments.table):
+                if trails.some(
+                    name, sa.select(number).where(is_it), is_named=bool(arguments.table)
+                ):
                     rows = trails.rows(_changes(trail, dropped=True).where(is_it))
                     found += [Record(trail, row) for row in rows]
         if not found:

@@ -4,14 +4,16 @@ import csv
 import dataclasses
 import itertools
 import json
+import select
 import sys
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from alembic_audit.cli.text import escaped, is_hidden, value_text
+from alembic_audit.cli.text import escaped, replaced, value_text
 from alembic_audit.reading.database import RawJson
 
 if TYPE_CHECKING:
@@ -103,6 +105,35 @@ def write(arguments: Namespace, lines: Iterable[Line], title: str) -> int:
     return len(kept)
 
 
+def follow(arguments: Namespace, lines: Iterable[Line]) -> None:
+    """Print rows as they come, each on a line; on a terminal with colours."""
+    console = plain_console()
+    if arguments.json or arguments.csv or not console.is_terminal:
+        _write_stream(arguments, lines)
+        return
+    from rich.text import Text
+
+    for line in lines:
+        cells = (_rich(cell, "; ") for cell in line.cells().values())
+        console.print(Text("  ").join(cells), soft_wrap=True)
+
+
+def wait(seconds: float) -> None:
+    """Let what was printed be seen, and wait.
+
+    Raises:
+        BrokenPipeError: Who read has gone.
+    """
+    sys.stdout.flush()
+    if not hasattr(select, "poll"):
+        time.sleep(seconds)
+        return
+    events = select.poll()
+    events.register(sys.stdout.fileno(), 0)  # errors alone
+    if events.poll(seconds * 1000):
+        raise BrokenPipeError
+
+
 def _write_stream(arguments: Namespace, lines: Iterable[Line]) -> int:
     if arguments.json:
         return _count(print(to_json(line.nested())) for line in lines)
@@ -169,7 +200,7 @@ def _write_table(console: Any, lines: Sequence[Line], title: str) -> None:
     console.print(table if rows else Text(f"{escaped(title)}: nothing"))
 
 
-def _rich(cell: Any) -> Any:
+def _rich(cell: Any, between: str = "\n") -> Any:
     from rich.text import Text
 
     if cell is None:
@@ -179,7 +210,7 @@ def _rich(cell: Any) -> Any:
     text = Text()
     for number, (name, value) in enumerate(cell.after.items()):
         label = f"{escaped(name)}: " if name else ""
-        text.append("\n" if number else "").append(label, style="dim")
+        text.append(between if number else "").append(label, style="dim")
         if name in cell.before:
             text.append(value_text(cell.before[name]), style="red").append(" -> ", style="dim")
             text.append(value_text(value), style="bold green")
@@ -192,9 +223,7 @@ def to_json(value: Any) -> str:
     """Return JSON; what the database wrote as JSON stays as it is."""
     if isinstance(value, RawJson):
         # PostgreSQL leaves DEL as it is, and what turns the direction of writing.
-        if value.isprintable():
-            return str(value)
-        return "".join(json.dumps(one)[1:-1] if is_hidden(one) else one for one in value)
+        return replaced(str(value), lambda one: json.dumps(one)[1:-1])
     if isinstance(value, Mapping):
         pairs = (f"{json.dumps(str(key))}: {to_json(each)}" for key, each in value.items())
         return "{" + ", ".join(pairs) + "}"

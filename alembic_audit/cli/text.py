@@ -1,6 +1,7 @@
 """Text that is safe on a terminal."""
 
 import unicodedata
+from collections.abc import Callable
 
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 # Control, format (which turns the direction of writing), surrogate, and both line separators.
@@ -9,9 +10,15 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 def escaped(text: str) -> str:
     """Return *text* with control characters shown, so that none reaches a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(map(_shown, text))
+    return replaced(text, _shown)
+
+
+def replaced(text: str, shown: Callable[[str], str]) -> str:
+    """Return *text* with other characters for those that are hidden, quickly if it is long."""
+    if not text.isprintable():
+        for one in filter(is_hidden, set(text)):
+            text = text.replace(one, shown(one))
+    return text
 
 
 def is_hidden(character: str) -> bool:
@@ -20,8 +27,6 @@ def is_hidden(character: str) -> bool:
 
 
 def _shown(character: str) -> str:
-    if not is_hidden(character):
-        return character
     if character in _NAMED:
         return _NAMED[character]
     number = ord(character)

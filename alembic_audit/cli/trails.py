@@ -62,14 +62,21 @@ class Trails:
         for row in streamed.execute(statement):
             yield dict(row._mapping)
 
-    def some(self, name: Name, statement: Any) -> list[dict[str, Any]]:
-        """Return rows of one of several trails; one that cannot be read is said, and left out."""
+    def some(
+        self, name: Name, statement: Any, *, is_named: bool = False
+    ) -> list[dict[str, Any]] | None:
+        """Return rows of one of several trails.
+
+        One that cannot be read is said, and left out, unless it is named: None.
+        """
         try:
             with self.connection.begin_nested():
                 return [dict(row._mapping) for row in self.connection.execute(statement)]
         except sa.exc.DBAPIError as error:
+            if is_named or error.connection_invalidated:
+                raise
             leave_out(name, reason(error))
-            return []
+            return None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,8 @@ def blame(source: Any, key: Any) -> Any:
     """Return a Select of the columns of a row, each with the record that gave it its value.
 
     They stand in the order of the table. A row that was deleted has none. What a row had when its
-    record began, or when it came under this key, is that record's.
+    record began, or when it came under this key, is that record's. Executed by a role that may not
+    read the audit table, it raises the error of the server.
 
     Args:
         source: An audited class or Table.

@@ -35,6 +35,9 @@ def diff(a: Record, b: Record) -> tuple[Change, ...]: ...
 def diff(a: Any, b: Any) -> Any:
     """Return what differs.
 
+    A Select that is executed by a role that may not read the audit table raises the error of the
+    server.
+
     Args:
         a: What was before: a Select that ``as_of`` made, narrowed as you like; or a record, that
             is an instance of an audit class, or a row of an audit table as a mapping, or None.

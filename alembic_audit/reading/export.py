@@ -3,12 +3,13 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from alembic_audit.errors import ReadingError
+from alembic_audit.reading.settled import bound, transaction_of
 from alembic_audit.reading.trail import Trail, dropped_values, trail_of
 
 BATCH = 1000
@@ -74,12 +75,14 @@ def _lines(
         for trail in trails:
             name = trail.table.fullname
             with _explained(trail):
-                _check(connection, trail, positions)
+                _check_cursor(connection, name, positions)
                 rows = connection.execute(
                     _records(trail, positions.get(name)), execution_options={"yield_per": BATCH}
                 )
             with rows:
-                for transaction, number, record, dropped in rows:
+                for of_future, transaction, number, record, dropped in rows:
+                    if of_future is not None:
+                        _refuse(f"the trail of {name!r} holds", transaction, of_future)
                     positions[name] = (transaction, number)
                     text = (
                         f'{{"table": {json.dumps(name)}, "record": {record}, "dropped": {dropped}}}'
@@ -88,35 +91,33 @@ def _lines(
 
 
 def _records(trail: Trail, after: tuple[int, int] | None) -> "sa.Select[Any]":
-    """Return the records that are over, in the statement whose snapshot says which these are."""
+    """Return the records that are over, in the statement whose snapshot says which these are.
+
+    Before them come those of transactions that this server has not given yet, with the number to
+    which it has come: the table is read once.
+    """
     audit = trail.audit
     known = [column.name for column in audit.columns]
     shown = sa.select(*(_value(column).label(column.name) for column in audit.columns))
     record = shown.correlate(audit).subquery("audit_record")
     whole = sa.select(sa.cast(sa.func.pg_catalog.row_to_json(record.table_valued()), sa.Text))
-    transaction, number = _transaction(audit), audit.c.audit_id
+    transaction, number = transaction_of(audit), audit.c.audit_id
+    of_future = sa.case((transaction >= bound("xmax"), bound("xmax")))
     statement = sa.select(
+        of_future.label("of_future"),
         transaction,
         number,
         whole.correlate(audit).scalar_subquery(),
         sa.cast(dropped_values(audit, known), sa.Text),
-    ).where(transaction < _bound("xmin"))
+    )
+    wanted = transaction < bound("xmin")
     if after is not None:
         position = sa.tuple_(*(sa.literal(one, sa.BigInteger) for one in after))
-        statement = statement.where(sa.tuple_(transaction, number) > position)
-    return statement.order_by(transaction, number)
-
-
-def _transaction(audit: sa.Table) -> sa.ColumnElement[int]:
-    # Records that were taken over from another trail may have none; they are older.
-    return sa.func.coalesce(audit.c.audit_transaction_id, sa.literal_column("0"))
-
-
-def _bound(name: str) -> sa.ColumnElement[int]:
-    """Return a bound of the snapshot of the statement as a number; there is no cast but by text."""
-    snapshot = sa.func.pg_current_snapshot()
-    return sa.cast(
-        sa.cast(getattr(sa.func, f"pg_snapshot_{name}")(snapshot), sa.Text), sa.BigInteger
+        wanted = sa.and_(wanted, sa.tuple_(transaction, number) > position)
+        if after[0]:  # an index finds the column by itself
+            statement = statement.where(audit.c.audit_transaction_id >= after[0])
+    return statement.where(sa.or_(wanted, of_future.is_not(None))).order_by(
+        of_future.is_(None), transaction, number
     )
 
 
@@ -126,23 +127,22 @@ def _value(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
     return column if isinstance(column.type, kept) else sa.cast(column, sa.Text)
 
 
-def _check(
-    connection: sa.Connection, trail: Trail, positions: Mapping[str, tuple[int, int]]
+def _check_cursor(
+    connection: sa.Connection, name: str, positions: Mapping[str, tuple[int, int]]
 ) -> None:
-    """Refuse transaction ids that this server has not given yet."""
-    latest = sa.select(sa.func.max(trail.audit.c.audit_transaction_id)).scalar_subquery()
-    newest, now = connection.execute(sa.select(latest, _bound("xmax"))).one()
-    name = trail.table.fullname
-    for what, number in (
-        (f"the trail of {name!r} holds", newest),
-        ("the cursor is of", positions.get(name, (0, 0))[0]),
-    ):
-        if number is not None and number >= now:
-            raise ReadingError(
-                f"{what} transaction {number}, where this server has come to {now}: a dump was "
-                "restored here, and its transaction ids say nothing; export it by audit_id once, "
-                "with nobody writing, and begin a new trail"
-            )
+    """Refuse a transaction id that this server has not given yet."""
+    if name in positions:
+        now = connection.execute(sa.select(bound("xmax"))).scalar_one()
+        if positions[name][0] >= now:
+            _refuse("the cursor is of", positions[name][0], now)
+
+
+def _refuse(what: str, transaction: int, now: int) -> NoReturn:
+    raise ReadingError(
+        f"{what} transaction {transaction}, where this server has come to {now}: a dump was "
+        "restored here, and its transaction ids say nothing; export it by audit_id once, "
+        "with nobody writing, and begin a new trail"
+    )
 
 
 @contextmanager

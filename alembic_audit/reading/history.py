@@ -36,7 +36,8 @@ def history(source: Any, key: Any, *, dropped: bool = False) -> Any:
     """Return a Select of the records of one row, newest first.
 
     A TRUNCATE that removed the row is one of them. A key that was changed ends with ``D``, and
-    the row goes on under its new key with ``U``.
+    the row goes on under its new key with ``U``. Executed by a role that may not read the audit
+    table, it raises the error of the server.
 
     Args:
         source: An audited class or Table.
@@ -110,6 +111,8 @@ def changes(
     dropped: bool = False,
 ) -> Any:
     """Return a Select of the records of a table, newest first, shaped as that of ``history``.
+
+    Executed by a role that may not read the audit table, it raises the error of the server.
 
     Args:
         source: An audited class or Table.

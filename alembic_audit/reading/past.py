@@ -28,7 +28,8 @@ def as_of(source: Any, when: When, *, dropped: bool = False) -> Any:
     """Return a Select of a table as it was.
 
     Rows that were there before the trail began, and in no record yet, are not in it. A column of
-    which nothing or a hash is stored is left out; as an attribute of an entity it raises.
+    which nothing or a hash is stored is left out; as an attribute of an entity it raises. Executed
+    by a role that may not read the audit table, it raises the error of the server.
 
     Args:
         source: An audited class or Table.
@@ -65,7 +66,8 @@ def past(source: type[_T], when: When) -> type[_T]: ...
 def past(source: Any, when: When) -> Any:
     """Return what ``as_of`` selects from, to be joined: an alias of the class, or a Subquery.
 
-    Columns of which nothing or a hash is stored are NULL.
+    Columns of which nothing or a hash is stored are NULL. Executed by a role that may not read the
+    audit table, it raises the error of the server.
 
     Args:
         source: An audited class or Table.
@@ -134,7 +136,10 @@ def _rows(trail: Trail, when: When, *, dropped: bool) -> sa.Subquery:
 def _newest(trail: Trail, when: When) -> sa.Subquery:
     """Return each key and the number of its last record.
 
-    An aggregate, not DISTINCT ON: that takes its order from the index, and reads the heap by it.
+    An aggregate and a join, not one pass that sorts (DISTINCT ON, row_number()): a million records
+    took the CPU 0.5 to 1.0 times as long by time and 0.6 to 1.6 times by number where a key has 2
+    or 10 of them, 4 and 12 times where it has 1,000, and the sort spills all columns of all
+    records; left to the planner it takes its order from the index, and reads 31 times the pages.
     """
     audit = trail.audit.alias()
     key = trail.key_of(audit)

@@ -1,0 +1,53 @@
+"""Which records are settled: their transactions are over, and no other will come before them."""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+
+def transaction_of(audit: sa.Table) -> sa.ColumnElement[int]:
+    """Return the number of a record's transaction."""
+    # Records that were taken over from another trail may have none; they are older.
+    return sa.func.coalesce(audit.c.audit_transaction_id, sa.literal_column("0"))
+
+
+def bound(name: str) -> sa.ColumnElement[int]:
+    """Return a bound of the snapshot of the statement as a number.
+
+    Args:
+        name: ``xmin``, before which all are over; or ``xmax``.
+    """
+    return _number(_bound(name))
+
+
+def next_transaction() -> sa.ColumnElement[int]:
+    """Return a number that no transaction had yet when the snapshot of the statement was taken.
+
+    The snapshot's own ``xmax`` is none: transactions above it may have begun.
+    """
+    oldest = _bound("xmin")
+    xid = sa.cast(oldest, _Type("pg_catalog.xid"))
+    # age() counts from the next number there is.
+    return _number(oldest) + sa.cast(sa.func.pg_catalog.age(xid), sa.BigInteger)
+
+
+class _Type(sa.types.UserDefinedType[Any]):
+    cache_ok = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def get_col_spec(self, **kw: Any) -> str:
+        return self.name
+
+
+def _bound(name: str) -> sa.ColumnElement[Any]:
+    found: sa.ColumnElement[Any] = getattr(sa.func, f"pg_snapshot_{name}")(
+        sa.func.pg_current_snapshot()
+    )
+    return found
+
+
+def _number(transaction: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+    # There is no cast but by text.
+    return sa.cast(sa.cast(transaction, sa.Text), sa.BigInteger)
