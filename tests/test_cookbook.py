@@ -1,0 +1,246 @@
+"""docs/cookbook.md, run: every recipe on a database of its own, as its reader would run it."""
+
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Database, _database
+from tests.pages import Block, blocks, read
+from tests.project import TEMPLATE
+from tools import postgres
+
+# Starting Python takes longer than what most commands do, so each runs in a fork of one process.
+FORKS = """
+import json, os, runpy, sys
+sys.dont_write_bytecode = True  # files may be written twice in the second that a cache knows
+import fastapi, flask, httpx, psycopg, sqlalchemy.ext.asyncio, sqlmodel
+import alembic.command, alembic.config, alembic_audit.autogenerate.compare, alembic_audit.testing
+import alembic_audit.cli, alembic_audit.cli.log, alembic_audit.cli.past, alembic_audit.cli.status
+import alembic_audit.cli.doctor, alembic_audit.reading.export
+
+def run(program, *arguments):
+    sys.argv[:] = [program, *arguments]
+    if program == "alembic":
+        alembic.config.main(arguments, prog=program)
+    elif program == "alembic-audit":
+        sys.exit(alembic_audit.cli.main(arguments))
+    else:
+        sys.path.insert(0, "")
+        runpy.run_path(arguments[0], run_name="__main__")
+
+for line in sys.stdin:
+    wanted = json.loads(line)
+    if not (child := os.fork()):
+        os.environ.clear()
+        os.environ.update(wanted["environment"])
+        os.chdir(wanted["directory"])
+        output = os.open(wanted["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.stdout.reconfigure(line_buffering=True)
+        code = 0
+        try:
+            run(*wanted["command"])
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+            code = 1
+        sys.stdout.flush()
+        os._exit(code)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+PSQL = ["-X", "-q", "-P", "footer=off", "-P", "null=NULL", "-v", "SHOW_CONTEXT=never"]
+
+# What a shell is needed for, it runs itself.
+BASH = """
+alembic() { "$PYTHON" -m alembic "$@"; }
+alembic-audit() { "$PYTHON" -m alembic_audit "$@"; }
+pytest() { "$PYTHON" -m pytest -p no:cacheprovider "$@"; }
+python() { "$PYTHON" "$@"; }
+psql() { command "$BINDIR/psql" -d "$DSN" "${PSQL[@]}" "$@"; }
+"""
+
+ELSEWHERE = ("ALEMBIC_CONFIG", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "PYTEST_")
+
+_numbers = itertools.count()
+
+
+def sections() -> tuple[str, dict[str, str]]:
+    """Return what stands before the first recipe, and the recipes by their headings."""
+    first, *others = re.split(r"^### ", read("cookbook.md"), flags=re.MULTILINE)
+    # What follows a recipe may be the heading of a group of recipes.
+    split = [re.split(r"^## ", one, flags=re.MULTILINE)[0].partition("\n") for one in others]
+    assert len(split) == len({title for title, _, _ in split}), "two recipes have one title"
+    return first, {title: text for title, _, text in split}
+
+
+SETUP, RECIPES = sections()
+
+
+class Kitchen:
+    """A directory and a database, where a reader runs what a page says."""
+
+    def __init__(
+        self, forks: "subprocess.Popen[str]", directory: Path, database: Database, output: Path
+    ) -> None:
+        self.forks = forks
+        self.directory = directory
+        self.database = database
+        self.output = output
+        self.code = 0
+        kept = {
+            name: value
+            for name, value in postgres._environment(*filter(None, [database.server.bindir])).items()
+            if not name.startswith(ELSEWHERE)
+        }
+        url = database.url("psycopg").render_as_string(hide_password=False)
+        root = str(Path(__file__).parents[1])
+        self.environment = kept | {
+            "DATABASE_URL": url,
+            "DSN": database.server.dsn(database.name),
+            "BINDIR": str(database.server.bindir),
+            "PYTHON": sys.executable,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": root,
+        }
+
+    def cook(self, text: str) -> tuple[int, int]:
+        """Run the blocks of a text; return how many ran, and how many outputs were compared."""
+        found = blocks(text)
+        ran = compared = 0
+        for block, after in zip(found, [*found[1:], None], strict=True):
+            expected = after.text if after is not None and "text" == after.language else ""
+            if "text" == block.language:
+                continue
+            outputs = self.run(block, expected)
+            ran += len(outputs)
+            for wanted, printed in outputs:
+                compared += bool(wanted)
+                assert wanted == printed, block.text
+        return ran, compared
+
+    def run(self, block: Block, expected: str) -> list[tuple[str, str]]:
+        """Run one block; return what each of its commands should print, and what it did."""
+        if wanted := re.match(r"# (\S+\.\w+)(, at the end)?\n", block.text):
+            path = self.directory / wanted[1]
+            path.parent.mkdir(exist_ok=True, parents=True)
+            path.write_text(f"{path.read_text()}\n\n{block.text}" if wanted[2] else block.text)
+            assert not expected, f"a file prints nothing: {expected}"
+            return []
+        if "console" == block.language:
+            assert not expected, f"the output of a console block stands in it: {expected}"
+            return [(output, self.command(command)) for command, output in block.examples()]
+        if "sql" == block.language:
+            printed = self.bash('psql <<< "$SQL"', SQL=block.text)
+            return [(expected, re.sub(r"\n+$", "\n", printed))]
+        assert "python" == block.language, f"a block of {block.language!r}"
+        path = self.directory / f"script_{next(_numbers)}.py"
+        path.write_text(block.text)
+        return [(expected, self.fork("python", path.name))]
+
+    def command(self, command: str) -> str:
+        """Run a command line; return what it printed."""
+        if re.match(r"(alembic|alembic-audit|python) [^|&;<>$*]*$", command):
+            return self.fork(*shlex.split(command))
+        return self.bash(command)
+
+    def fork(self, *command: str) -> str:
+        stdin, stdout = self.forks.stdin, self.forks.stdout
+        assert stdin is not None and stdout is not None
+        wanted: dict[str, Any] = {
+            "command": command,
+            "directory": str(self.directory),
+            "environment": self.environment,
+            "output": str(self.output),
+        }
+        stdin.write(json.dumps(wanted) + "\n")
+        stdin.flush()
+        self.code = int(stdout.readline())
+        return self.shown(self.output.read_text())
+
+    def bash(self, command: str, **environment: str) -> str:
+        done = subprocess.run(
+            ["bash", "-c", f"PSQL=({' '.join(PSQL)})\n{BASH}\n(exit {self.code}); {command}"],
+            cwd=self.directory,
+            env=self.environment | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            check=False,
+        )
+        self.code = done.returncode
+        return self.shown(done.stdout)
+
+    def shown(self, text: str) -> str:
+        """Return what was printed, with the database's name as the page has it."""
+        lines = text.replace(self.database.name, "shop").splitlines(keepends=True)
+        return "".join(re.sub(r"[ \t]+(?=\n)", "", line) for line in lines)
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator["subprocess.Popen[str]"]:
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def shop(
+    forks: "subprocess.Popen[str]",
+    server: postgres.Server,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Path, Database]]:
+    """What the page begins with, run once; recipes get copies."""
+    if server.bindir is None:
+        pytest.skip("no psql for this server")
+    directory = tmp_path_factory.mktemp("shop")
+    (directory / "migrations" / "versions").mkdir(parents=True)
+    (directory / "migrations" / "script.py.mako").write_text(TEMPLATE)
+    with _database(server) as database:
+        Kitchen(forks, directory, database, tmp_path_factory.mktemp("out") / "out").cook(SETUP)
+        yield directory, database
+
+
+@pytest.fixture
+def kitchen(
+    forks: "subprocess.Popen[str]",
+    shop: tuple[Path, Database],
+    server: postgres.Server,
+    tmp_path: Path,
+) -> Iterator[Kitchen]:
+    directory, begun = shop
+    name = f"{begun.name}_{next(_numbers)}"
+    shutil.copytree(directory, tmp_path / "shop")
+    server.create_database(name, template=begun.name)
+    yield Kitchen(forks, tmp_path / "shop", Database(name, server), tmp_path / "out")
+    server.drop_database(name)
+
+
+@pytest.mark.parametrize("title", RECIPES)
+def test_recipe(title: str, kitchen: Kitchen, server: postgres.Server) -> None:
+    """Each recipe of the page runs, and prints what stands there."""
+    text = RECIPES[title]
+    try:
+        ran, compared = kitchen.cook(text)
+    finally:
+        # Roles are the server's.
+        for role in re.findall(r"CREATE ROLE (\w+)", text):
+            server.run("psql", "-qc", f"DROP OWNED BY {role}", database=kitchen.database.name)
+            server.run("psql", "-qc", f"DROP ROLE {role}")
+    assert ran
+    assert compared, "a recipe shows what it prints"
