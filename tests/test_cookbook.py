@@ -115,6 +115,7 @@ class Kitchen:
             "PYTHON": sys.executable,
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": root,
+            "PGTZ": "UTC",
         }
 
     def cook(self, text: str) -> tuple[int, int]:
@@ -144,8 +145,7 @@ class Kitchen:
             assert not expected, f"the output of a console block stands in it: {expected}"
             return [(output, self.command(command)) for command, output in block.examples()]
         if "sql" == block.language:
-            printed = self.bash('psql <<< "$SQL"', SQL=block.text)
-            return [(expected, re.sub(r"\n+$", "\n", printed))]
+            return [(expected, self.bash('psql <<< "$SQL"', SQL=block.text))]
         assert "python" == block.language, f"a block of {block.language!r}"
         path = self.directory / f"script_{next(_numbers)}.py"
         path.write_text(block.text)
@@ -186,9 +186,10 @@ class Kitchen:
         return self.shown(done.stdout)
 
     def shown(self, text: str) -> str:
-        """Return what was printed, with the database's name as the page has it."""
-        lines = text.replace(self.database.name, "shop").splitlines(keepends=True)
-        return "".join(re.sub(r"[ \t]+(?=\n)", "", line) for line in lines)
+        """Return what was printed, as the page has it: without blanks at the ends of lines."""
+        user = self.database.url().username
+        text = text.replace(self.database.name, "shop").replace(f"'{user}'", "'postgres'")
+        return re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE).rstrip("\n") + "\n" * bool(text)
 
 
 @pytest.fixture(scope="module")
