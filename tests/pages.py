@@ -28,9 +28,10 @@ class Block:
 
     def examples(self) -> list[tuple[str, str]]:
         """Return the commands of a console block, each with what it prints."""
-        found = re.split(r"^\$ ", self.text, flags=re.MULTILINE)
-        assert "" == found[0], f"no command before {found[0]!r}"
-        return [(command, output) for command, _, output in (one.partition("\n") for one in found[1:])]
+        before, *examples = re.split(r"^\$ ", self.text, flags=re.MULTILINE)
+        assert not before, f"output of no command: {before!r}"
+        parts = [one.partition("\n") for one in examples]
+        return [(command, output) for command, _, output in parts]
 
 
 def read(name: str) -> str:
@@ -40,7 +41,9 @@ def read(name: str) -> str:
 
 def blocks(text: str, language: str | None = None, name: str | None = None) -> list[Block]:
     """Return the blocks of a text in their order; all, or those of one language or name."""
-    found = [Block(one["name"] or "", one["language"], one["text"]) for one in _BLOCK.finditer(text)]
-    return [
-        one for one in found if language in (None, one.language) and name in (None, one.name)
+    fences = re.findall(r"^\s*(?:```|~~~)", text, re.MULTILINE)
+    assert 2 * len(_BLOCK.findall(text)) == len(fences), "a fence of another form"
+    found = [
+        Block(one["name"] or "", one["language"], one["text"]) for one in _BLOCK.finditer(text)
     ]
+    return [one for one in found if language in (None, one.language) and name in (None, one.name)]

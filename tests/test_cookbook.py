@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import re
 import shlex
 import shutil
@@ -23,7 +22,7 @@ from tools import postgres
 FORKS = """
 import json, os, runpy, sys
 sys.dont_write_bytecode = True  # files may be written twice in the second that a cache knows
-import fastapi, flask, httpx, psycopg, sqlalchemy.ext.asyncio, sqlmodel
+import fastapi, flask, httpx, psycopg, pytest, sqlalchemy.ext.asyncio, sqlmodel
 import alembic.command, alembic.config, alembic_audit.autogenerate.compare, alembic_audit.testing
 import alembic_audit.cli, alembic_audit.cli.log, alembic_audit.cli.past, alembic_audit.cli.status
 import alembic_audit.cli.doctor, alembic_audit.reading.export
@@ -34,6 +33,8 @@ def run(program, *arguments):
         alembic.config.main(arguments, prog=program)
     elif program == "alembic-audit":
         sys.exit(alembic_audit.cli.main(arguments))
+    elif program == "pytest":
+        sys.exit(pytest.main(["-p", "no:cacheprovider", *arguments]))
     else:
         sys.path.insert(0, "")
         runpy.run_path(arguments[0], run_name="__main__")
@@ -64,14 +65,17 @@ for line in sys.stdin:
 
 PSQL = ["-X", "-q", "-P", "footer=off", "-P", "null=NULL", "-v", "SHOW_CONTEXT=never"]
 
-# What a shell is needed for, it runs itself.
+# What goes to a shell as a whole, it runs itself.
 BASH = """
 alembic() { "$PYTHON" -m alembic "$@"; }
-alembic-audit() { "$PYTHON" -m alembic_audit "$@"; }
-pytest() { "$PYTHON" -m pytest -p no:cacheprovider "$@"; }
-python() { "$PYTHON" "$@"; }
 psql() { command "$BINDIR/psql" -d "$DSN" "${PSQL[@]}" "$@"; }
 """
+
+COMMAND = re.compile(
+    r"(?P<command>(?:alembic|alembic-audit|pytest|python) [^|&;<>$*]*?)"
+    r"(?: > (?P<file>\S+)|(?: 2>&1)? \| (?P<filter>.*))?"
+)
+"""What a fork runs, and what becomes of its output."""
 
 ELSEWHERE = ("ALEMBIC_CONFIG", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "PYTEST_")
 
@@ -101,11 +105,9 @@ class Kitchen:
         self.database = database
         self.output = output
         self.code = 0
-        kept = {
-            name: value
-            for name, value in postgres._environment(*filter(None, [database.server.bindir])).items()
-            if not name.startswith(ELSEWHERE)
-        }
+        assert database.server.bindir is not None
+        inherited = postgres._environment(database.server.bindir)
+        kept = {name: inherited[name] for name in inherited if not name.startswith(ELSEWHERE)}
         url = database.url("psycopg").render_as_string(hide_password=False)
         root = str(Path(__file__).parents[1])
         self.environment = kept | {
@@ -122,10 +124,13 @@ class Kitchen:
         """Run the blocks of a text; return how many ran, and how many outputs were compared."""
         found = blocks(text)
         ran = compared = 0
-        for block, after in zip(found, [*found[1:], None], strict=True):
-            expected = after.text if after is not None and "text" == after.language else ""
+        nothing = Block("", "", "")
+        around = zip([nothing, *found], found, [*found[1:], nothing], strict=False)
+        for before, block, after in around:
             if "text" == block.language:
+                assert before.language in ("python", "sql"), block.text
                 continue
+            expected = after.text if "text" == after.language else ""
             outputs = self.run(block, expected)
             ran += len(outputs)
             for wanted, printed in outputs:
@@ -143,19 +148,35 @@ class Kitchen:
             return []
         if "console" == block.language:
             assert not expected, f"the output of a console block stands in it: {expected}"
-            return [(output, self.command(command)) for command, output in block.examples()]
+            return self.console(block.examples())
         if "sql" == block.language:
-            return [(expected, self.bash('psql <<< "$SQL"', SQL=block.text))]
+            return [(expected, self.bash("psql", block.text))]
         assert "python" == block.language, f"a block of {block.language!r}"
         path = self.directory / f"script_{next(_numbers)}.py"
         path.write_text(block.text)
         return [(expected, self.fork("python", path.name))]
 
-    def command(self, command: str) -> str:
+    def console(self, examples: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Run commands; one that fails in silence is followed by a question for its exit code."""
+        outputs = []
+        for (line, expected), (following, _) in zip(
+            examples, [*examples[1:], ("", "")], strict=True
+        ):
+            printed = self.command(line)
+            assert printed or 0 == self.code or "echo $?" == following, f"{line}: {self.code}"
+            outputs.append((expected, printed))
+        return outputs
+
+    def command(self, line: str) -> str:
         """Run a command line; return what it printed."""
-        if re.match(r"(alembic|alembic-audit|python) [^|&;<>$*]*$", command):
-            return self.fork(*shlex.split(command))
-        return self.bash(command)
+        found = COMMAND.fullmatch(line)
+        if found is None:
+            return self.bash(line)
+        printed = self.fork(*shlex.split(found["command"]))
+        if found["file"]:
+            (self.directory / found["file"]).write_text(printed)
+            return ""
+        return self.bash(found["filter"], printed) if found["filter"] else printed
 
     def fork(self, *command: str) -> str:
         stdin, stdout = self.forks.stdin, self.forks.stdout
@@ -171,12 +192,12 @@ class Kitchen:
         self.code = int(stdout.readline())
         return self.shown(self.output.read_text())
 
-    def bash(self, command: str, **environment: str) -> str:
+    def bash(self, command: str, stdin: str = "") -> str:
         done = subprocess.run(
             ["bash", "-c", f"PSQL=({' '.join(PSQL)})\n{BASH}\n(exit {self.code}); {command}"],
             cwd=self.directory,
-            env=self.environment | environment,
-            stdin=subprocess.DEVNULL,
+            env=self.environment,
+            input=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
