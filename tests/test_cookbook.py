@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.blocks import Block, blocks, read
 from tests.conftest import Database, _database
-from tests.pages import Block, blocks, read
 from tests.project import TEMPLATE
 from tools import postgres
 
