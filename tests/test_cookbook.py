@@ -1,7 +1,6 @@
 """docs/cookbook.md, run: every recipe on a database of its own, as its reader would run it."""
 
 import itertools
-import json
 import re
 import shlex
 import shutil
@@ -9,59 +8,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.blocks import Block, blocks, read
 from tests.conftest import Database, _database
+from tests.forks import Forks, forks
 from tests.project import TEMPLATE
 from tools import postgres
 
-# Starting Python takes longer than what most commands do, so each runs in a fork of one process.
-FORKS = """
-import json, os, runpy, sys
-sys.dont_write_bytecode = True  # files may be written twice in the second that a cache knows
+IMPORTS = """
 import fastapi, flask, httpx, psycopg, pytest, sqlalchemy.ext.asyncio, sqlmodel
-import alembic.command, alembic.config, alembic_audit.autogenerate.compare, alembic_audit.testing
-import alembic_audit.cli, alembic_audit.cli.log, alembic_audit.cli.past, alembic_audit.cli.status
-import alembic_audit.cli.doctor, alembic_audit.reading.export
-
-def run(program, *arguments):
-    sys.argv[:] = [program, *arguments]
-    if program == "alembic":
-        alembic.config.main(arguments, prog=program)
-    elif program == "alembic-audit":
-        sys.exit(alembic_audit.cli.main(arguments))
-    elif program == "pytest":
-        sys.exit(pytest.main(["-p", "no:cacheprovider", *arguments]))
-    else:
-        sys.path.insert(0, "")
-        runpy.run_path(arguments[0], run_name="__main__")
-
-for line in sys.stdin:
-    wanted = json.loads(line)
-    if not (child := os.fork()):
-        os.environ.clear()
-        os.environ.update(wanted["environment"])
-        os.chdir(wanted["directory"])
-        output = os.open(wanted["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        sys.stdout.reconfigure(line_buffering=True)
-        code = 0
-        try:
-            run(*wanted["command"])
-        except SystemExit as end:
-            code = end.code or 0
-        except BaseException as error:
-            sys.excepthook(type(error), error, error.__traceback__)
-            code = 1
-        sys.stdout.flush()
-        os._exit(code)
-    _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
+import alembic_audit.cli.doctor, alembic_audit.cli.log, alembic_audit.cli.past
+import alembic_audit.cli.status, alembic_audit.reading.export, alembic_audit.testing
 """
+"""What recipes import, once for all of them."""
 
 PSQL = ["-X", "-q", "-P", "footer=off", "-P", "null=NULL", "-v", "SHOW_CONTEXT=never"]
 
@@ -97,13 +58,10 @@ SETUP, RECIPES = sections()
 class Kitchen:
     """A directory and a database, where a reader runs what a page says."""
 
-    def __init__(
-        self, forks: "subprocess.Popen[str]", directory: Path, database: Database, output: Path
-    ) -> None:
+    def __init__(self, forks: Forks, directory: Path, database: Database) -> None:
         self.forks = forks
         self.directory = directory
         self.database = database
-        self.output = output
         self.code = 0
         assert database.server.bindir is not None
         inherited = postgres._environment(database.server.bindir)
@@ -179,18 +137,8 @@ class Kitchen:
         return self.bash(found["filter"], printed) if found["filter"] else printed
 
     def fork(self, *command: str) -> str:
-        stdin, stdout = self.forks.stdin, self.forks.stdout
-        assert stdin is not None and stdout is not None
-        wanted: dict[str, Any] = {
-            "command": command,
-            "directory": str(self.directory),
-            "environment": self.environment,
-            "output": str(self.output),
-        }
-        stdin.write(json.dumps(wanted) + "\n")
-        stdin.flush()
-        self.code = int(stdout.readline())
-        return self.shown(self.output.read_text())
+        self.code, printed = self.forks.run(self.directory, *command, environment=self.environment)
+        return self.shown(printed)
 
     def bash(self, command: str, stdin: str = "") -> str:
         done = subprocess.run(
@@ -214,16 +162,14 @@ class Kitchen:
 
 
 @pytest.fixture(scope="module")
-def forks() -> Iterator["subprocess.Popen[str]"]:
-    with subprocess.Popen(
-        [sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        yield process
+def commands() -> Iterator[Forks]:
+    with forks(IMPORTS) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def shop(
-    forks: "subprocess.Popen[str]",
+    commands: Forks,
     server: postgres.Server,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Path, Database]]:
@@ -234,13 +180,13 @@ def shop(
     (directory / "migrations" / "versions").mkdir(parents=True)
     (directory / "migrations" / "script.py.mako").write_text(TEMPLATE)
     with _database(server) as database:
-        Kitchen(forks, directory, database, tmp_path_factory.mktemp("out") / "out").cook(SETUP)
+        Kitchen(commands, directory, database).cook(SETUP)
         yield directory, database
 
 
 @pytest.fixture
 def kitchen(
-    forks: "subprocess.Popen[str]",
+    commands: Forks,
     shop: tuple[Path, Database],
     server: postgres.Server,
     tmp_path: Path,
@@ -249,7 +195,7 @@ def kitchen(
     name = f"{begun.name}_{next(_numbers)}"
     shutil.copytree(directory, tmp_path / "shop")
     server.create_database(name, template=begun.name)
-    yield Kitchen(forks, tmp_path / "shop", Database(name, server), tmp_path / "out")
+    yield Kitchen(commands, tmp_path / "shop", Database(name, server))
     server.drop_database(name)
 
 
