@@ -147,6 +147,7 @@ def derive(table: sa.Table, *, has_children: bool = False) -> sa.Table | None:
                 "'audit.table' that tells them apart"
             )
         table.metadata.remove(existing)
+    _forget_former(table)
     audit = sa.Table(
         made.audit_table,
         table.metadata,
@@ -160,6 +161,17 @@ def derive(table: sa.Table, *, has_children: bool = False) -> sa.Table | None:
     _mark(table, audit, made)
     ddl.attach(audit)
     return audit
+
+
+def _forget_former(table: sa.Table) -> None:
+    """Remove the audit Table that was made under another name, before the declaration changed."""
+    former: spec.AuditSpec | None = table.info.get(SPEC_KEY)
+    if former is None:
+        return
+    key = ".".join(filter(None, [former.audit_schema, former.audit_table]))
+    audit = table.metadata.tables.get(key)
+    if audit is not None and _target(audit) is table:
+        table.metadata.remove(audit)
 
 
 def _indexes(

@@ -4,8 +4,6 @@ Other tools register themselves for ever when they are imported. Each command ru
 process that has imported Alembic and no tool's hooks, so it costs little and begins afresh.
 """
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,32 +12,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from tests.conftest import Database
+from tests.forks import Forks, forks
 from tests.project import TEMPLATE
 
-FORKS = """
-import os, sys
-sys.dont_write_bytecode = True  # env.py may be written twice in the second that a cache knows
+# Of the other tools only what registers nothing before it is asked to.
+IMPORTS = """
 import sqlalchemy.orm, psycopg2
-import alembic.command
-import alembic_audit.autogenerate.compare
-from alembic.config import main
 try:
-    import sqlalchemy_declarative_extensions.dialects.postgresql  # which registers later, if asked
+    import alembic.command, sqlalchemy_declarative_extensions.dialects.postgresql
 except ImportError:
     pass
-
-for line in sys.stdin:
-    if not (child := os.fork()):
-        os.dup2(1, 2)
-        try:
-            main(["-c", *line.split()])
-            sys.stdout.flush()
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", flush=True)
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    print(f"$ {os.waitstatus_to_exitcode(status)}", flush=True)
 """
 
 INI = """\
@@ -81,8 +63,8 @@ class AlembicFailed(Exception):
 class Alembic:
     """The alembic command, run in forks of one process."""
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self.process = process
+    def __init__(self, running: Forks) -> None:
+        self._forks = running
 
     def __call__(self, directory: Path, command: str) -> str:
         """Return what a command printed, with the alembic.ini of a directory.
@@ -90,26 +72,18 @@ class Alembic:
         Raises:
             AlembicFailed: It failed.
         """
-        stdin, stdout = self.process.stdin, self.process.stdout
-        assert stdin is not None and stdout is not None
-        stdin.write(f"{directory / 'alembic.ini'} {command}\n")
-        stdin.flush()
-        lines = []
-        while not (line := stdout.readline()).startswith("$ "):
-            assert line, "the process ended"
-            lines.append(line)
-        if line != "$ 0\n":
-            raise AlembicFailed("".join(lines))
-        return "".join(lines)
+        ini = str(directory / "alembic.ini")
+        code, printed = self._forks.run(directory, "alembic", "-c", ini, *command.split())
+        if code:
+            raise AlembicFailed(printed)
+        return printed
 
 
 @contextmanager
 def alembic() -> Iterator[Alembic]:
     """Run the process."""
-    with subprocess.Popen(
-        [sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        yield Alembic(process)
+    with forks(IMPORTS) as running:
+        yield Alembic(running)
 
 
 class ProcessProject:

@@ -1,7 +1,6 @@
 """A database with every kind of trail, and others that its records go to."""
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +9,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from tests.blocks import blocks, read
 from tests.conftest import Database
 from tests.project import Project
 from tools import postgres
 
 KEEPER = f"keeper_{os.getpid()}"
 """The role that owns the trail of `vault`."""
-
-PAGE = Path(__file__).parents[1] / "docs" / "backups.md"
 
 TRAILS: dict[str, dict[str, Any]] = {
     "account": {"changed_columns": True},
@@ -40,8 +38,8 @@ ORDINARY = tuple(name for name in TRAILS if name not in ALWAYS)
 
 def from_the_page(name: str, places: dict[str, object]) -> str:
     """Return commands of docs/backups.md, with other words in some places."""
-    (block,) = re.findall(rf"<!-- {name} -->\n```\w+\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    text: str = block
+    (block,) = blocks(read("backups.md"), name=name)
+    text = block.text
     for place, word in places.items():
         assert place in text, f"no {place} in {text}"
         text = text.replace(place, str(word))

@@ -4,7 +4,6 @@ Each test runs the lines as they stand on that page.
 """
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.alembic_process import Alembic, AlembicFailed, ProcessProject, alembic
+from tests.blocks import blocks, read
 from tests.catalogs import snapshot
 from tests.conftest import Database
 from tests.journey import EMPTY
@@ -27,14 +27,12 @@ for _name in ("alembic_utils", "alembic_postgresql_enum", "sqlalchemy_declarativ
     if not find_spec(_name):
         pytest.skip(f"{_name} is not installed", allow_module_level=True)
 
-PAGE = Path(__file__).parent.parent / "docs" / "coexistence.md"
-
 
 def lines(name: str) -> str:
     """Return the blocks of the page that stand below a comment with this name."""
-    found = re.findall(rf"<!-- {re.escape(name)} -->\n```python\n(.*?)```", PAGE.read_text(), re.S)
+    found = blocks(read("coexistence.md"), "python", name)
     assert found, name
-    return "\n".join(found)
+    return "\n".join(block.text for block in found)
 
 
 UTILS = """

@@ -194,6 +194,24 @@ def test_where_a_table_is(
         project.revision(account(naming=naming, **options)())
 
 
+def test_a_filtered_audit_table(tmp_path: Path, database: Database) -> None:
+    """A trail whose audit table a filter hides does not move; both places are named."""
+
+    def only_declared(_object: Any, name: str | None, kind: str, reflected: bool, to: Any) -> bool:
+        return kind != "table" or not reflected or to is not None
+
+    project = Project(tmp_path, database, include_schemas=True, include_object=only_declared)
+    project.migrate(account()())
+
+    message = (
+        "the trail of 'account' would move from public.account_audit to aside.account_audit, and "
+        "autogenerate does not look at the former; let include_object, include_name and "
+        "include_schemas admit it"
+    )
+    with pytest.raises(CommandError, match=re.escape(message)):
+        project.revision(account(schema_name="aside")())
+
+
 def test_old_name_again(tmp_path: Path, database: Database) -> None:
     """A new table may be called as the renamed one was; each has its own trail."""
     project = Project(tmp_path, database)

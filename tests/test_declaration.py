@@ -280,6 +280,19 @@ def test_late_column() -> None:
     assert list(account.metadata.tables) == ["account", "account_audit"]
 
 
+def test_late_defaults_leave_no_former_audit_table() -> None:
+    """Where the name of an audit Table becomes another, the former Table is gone."""
+    account = table()
+    audit_table(account)
+    account.metadata.info["audit.defaults"] = {"schema_name": "audit"}
+    derive_all(account.metadata)
+    assert ["account", "audit.account_audit"] == list(account.metadata.tables)
+
+    del account.metadata.info["audit.defaults"]
+    derive_all(account.metadata)
+    assert ["account", "account_audit"] == list(account.metadata.tables)
+
+
 def test_foreign_key_of_later_table() -> None:
     """A foreign-key column takes the type of the column it refers to, once that is declared."""
     meta = sa.MetaData()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from alembic_audit.cli import main
+from tests.blocks import blocks, read
 from tests.catalogs import snapshot
 from tests.conftest import Database
 
@@ -187,17 +187,18 @@ def test_json(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_page(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     """What docs/doctor.md shows is what is printed."""
-    page = (Path(__file__).parents[1] / "docs" / "doctor.md").read_text()
+    page = read("doctor.md")
     role = f"app_{os.getpid()}"
     shop.execute(f"CREATE ROLE {role}", DISABLE)
     try:
         assert 1 == main(["doctor", "--json"])
-        (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
-        assert json.loads(example) == json.loads(printed(capsys, shop))
+        (example,) = blocks(page, "json")
+        assert json.loads(example.text) == json.loads(printed(capsys, shop))
         shop.execute(f"GRANT ALL ON account_audit TO {role}")
         # From 17 on ALL includes MAINTAIN, which changes no record.
         assert 1 == main(["doctor"])
-        assert f"```\n{printed(capsys, shop).replace(role, 'app')}```" in page
+        shown = [block.text for block in blocks(page, "")]
+        assert printed(capsys, shop).replace(role, "app") in shown
     finally:
         shop.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 

@@ -2,16 +2,13 @@
 
 import contextlib
 import io
-import re
-from pathlib import Path
 
 from sqlalchemy import Column, Text, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from alembic_audit import audited, set_session_vars
+from tests.blocks import blocks, read
 from tests.conftest import Database
-
-PAGE = Path(__file__).parents[1] / "docs" / "reading.md"
 
 
 class Base(DeclarativeBase):
@@ -28,8 +25,8 @@ class Account(Base):
 
 def test_the_page(database: Database) -> None:
     """What stands there is what is printed."""
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    (expected,) = re.findall(r"```\n([^`]*?)```\n\nA composite", PAGE.read_text(), re.DOTALL)
+    (code,) = blocks(read("reading.md"), "python")
+    (expected,) = blocks(read("reading.md"), "")
     Base.metadata.create_all(database.engine)
     with Session(database.engine) as session:
         set_session_vars(session, username="ann")
@@ -41,5 +38,7 @@ def test_the_page(database: Database) -> None:
         session.commit()
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(code, {"session": session, "Account": Account, "select": select, "func": func})
-    assert expected == printed.getvalue()
+            exec(
+                code.text, {"session": session, "Account": Account, "select": select, "func": func}
+            )
+    assert expected.text == printed.getvalue()

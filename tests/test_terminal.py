@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from alembic_audit.cli import main
 from alembic_audit.cli.text import escaped, is_hidden
 from alembic_audit.tables import derive_all
+from tests.blocks import blocks, read
 from tests.catalogs import snapshot
 from tests.conftest import Database, _database
 from tools import postgres
@@ -103,23 +104,15 @@ def fresh(database: Database) -> Iterator[Shop]:
     database.engine.dispose()
 
 
-PAGE = Path(__file__).parents[1] / "docs" / "terminal.md"
+EXAMPLES = dict(
+    example for block in blocks(read("terminal.md"), "console") for example in block.examples()
+)
+"""The commands of the page, each with what it prints."""
 
 
-def examples() -> list[tuple[str, str]]:
-    """Return the commands of the page, each with what it prints."""
-    found = []
-    for block in re.findall(r"```console\n(.*?)```", PAGE.read_text(), re.DOTALL):
-        for example in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, output = example.partition("\n")
-            found.append((command, output))
-    return found
-
-
-@pytest.mark.parametrize("command", [command for command, _ in examples()])
+@pytest.mark.parametrize("command", EXAMPLES)
 def test_page(command: str, shop: Shop, alone: None, capsys: pytest.CaptureFixture[str]) -> None:
     """Every example of docs/terminal.md prints what stands there."""
-    expected = dict(examples())[command]
     program, *arguments = shlex.split(command)
     assert "alembic-audit" == program
 
@@ -127,7 +120,7 @@ def test_page(command: str, shop: Shop, alone: None, capsys: pytest.CaptureFixtu
 
     out, err = capsys.readouterr()
     # The size depends on the version of PostgreSQL.
-    assert expected == re.sub(r"\d+ kB", "48 kB", out) + err
+    assert EXAMPLES[command] == re.sub(r"\d+ kB", "48 kB", out) + err
     assert (2 if err else 0) == code
 
 
@@ -540,7 +533,7 @@ def test_closed_pipe(fresh: Shop, alone: None) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=PAGE.parents[1],
+        cwd=Path(__file__).parents[1],
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         assert "id\temail\tcity\n" == process.stdout.readline()

@@ -166,12 +166,13 @@ def _moved_columns(
     Alembic compared the two tables with nothing, so the columns are compared here. The operations
     address the table under its old name; the operation that replaces the trigger renames it.
     """
-    before = dropped.get(audit_of(old, default_schema))
+    place = audit_of(old, default_schema)
+    before = dropped.get(place)
     if before is None:
         raise AuditError(
-            f"the trail of {old.table!r} would move from {old.audit_table!r} to {op.table_name!r}, "
-            "and autogenerate does not look at the former; let include_object, include_name and "
-            "include_schemas admit it"
+            f"the trail of {old.table!r} would move from {'.'.join(place)} to "
+            f"{op.schema or default_schema}.{op.table_name}, and autogenerate does not look at the "
+            "former; let include_object, include_name and include_schemas admit it"
         )
     table, schema = old.audit_table, old.audit_schema
     wanted = [column for column in op.columns if isinstance(column, sa.Column)]
