@@ -31,3 +31,15 @@ def test_links_lead_to_files(page: Path) -> None:
 def slug(heading: str) -> str:
     """Return the anchor that a code host gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_tests_that_are_named_exist() -> None:
+    """docs/security.md names tests as what shows it: each is in the file that it is linked to."""
+    page = ROOT / "docs" / "security.md"
+    named = re.findall(r"\[(test_\w+)(?:\.py)?\]\(([^)]+)\)", page.read_text())
+    assert 20 < len(named)
+    for name, link in named:
+        file = (page.parent / link).resolve()
+        assert f"def {name}(" in file.read_text() or name == file.stem, name
+    attacks = {path.name for path in (ROOT / "tests" / "attacks").glob("test_*.py")}
+    assert attacks == {Path(link).name for _, link in named if "/attacks/" in link}
