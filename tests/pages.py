@@ -24,7 +24,6 @@ class Block:
     kind: str
     text: str
     file: str
-    start: int
 
 
 def blocks(page: str) -> Iterator[Block]:
@@ -32,7 +31,7 @@ def blocks(page: str) -> Iterator[Block]:
         kind, text = found.groups()
         *_, paragraph = page[: found.start()].strip().split("\n\n")
         file = FILE.findall(paragraph)[0] if kind in ("python", "ini") else ""
-        yield Block(kind, text, file, found.start(2))
+        yield Block(kind, text, file)
 
 
 @dataclass(frozen=True)
