@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import alembic.op  # noqa: F401  (first: alembic_audit.op stands for it)
+import alembic.op  # noqa: F401  (here: what it logs as it is imported, Sphinx would print)
 from sphinx.application import Sphinx
 
 import alembic_audit
@@ -17,7 +17,6 @@ author = "the alembic_audit authors"
 release = version = alembic_audit.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["conf.py"]
 default_role = "code"
 myst_heading_anchors = 3
 
