@@ -7,7 +7,7 @@ ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-real matrix bench lint clean
+.PHONY: help demo test test-real matrix bench lint docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,10 @@ lint: $(VENV)/lint.stamp ## Check style and types
 	@$(RUN) -m ruff check
 	@$(RUN) -m ruff format --check
 	@$(RUN) -m mypy alembic_audit tools
+
+docs: $(VENV)/docs.stamp ## Build the documentation, build/docs/index.html; a warning is an error
+	@$(RUN) -m sphinx --quiet --fresh-env --fail-on-warning --keep-going \
+		--doctree-dir build/doctrees docs build/docs
 
 clean: ## Remove everything that was made here
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

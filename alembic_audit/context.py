@@ -58,7 +58,7 @@ class audit_context:
     functions, generators and asynchronous generators. Contexts nest: what an inner one does not
     name stays as it is outside, and ``None`` clears. A context belongs to the task or thread that
     enters it; tasks started inside, and threads by ``asyncio.to_thread``, take it along, other
-    threads by ``contextvars.copy_context().run``. One object can be entered many times.
+    threads by ``contextvars.copy_context().run``. One object can be entered many times::
 
         with audit_context(username="ann", reason="ticket 7"):
             session.commit()

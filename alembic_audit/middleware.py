@@ -18,7 +18,7 @@ WSGIApp: TypeAlias = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 class AuditASGIMiddleware:
     """Run each HTTP request and WebSocket in an audit_context; other scopes pass as they are.
 
-    Background tasks and streaming responses are part of the request's call and stay inside.
+    Background tasks and streaming responses are part of the request's call and stay inside::
 
         app.add_middleware(
             AuditASGIMiddleware,
@@ -52,6 +52,8 @@ class AuditASGIMiddleware:
 
 class AuditWSGIMiddleware:
     """Run each request in an audit_context, each step of a streaming response and its end too.
+
+    Of Flask, for example::
 
         app.wsgi_app = AuditWSGIMiddleware(app.wsgi_app, path=lambda environ: environ["PATH_INFO"])
 

@@ -91,6 +91,8 @@ def set_session_vars(
 ) -> Awaitable[None] | None:
     """Set session settings until the transaction of a session or connection ends.
 
+    In each transaction, once::
+
         set_session_vars(session, username="ann")
         await set_session_vars(async_session, Base.metadata, username="ann")
 

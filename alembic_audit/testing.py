@@ -25,6 +25,8 @@ def assert_audited(
 ) -> Mapping[str, Any]:
     """Assert that a trail holds a record, and return the newest such one.
 
+    With a Session, and with an AsyncSession::
+
         assert_audited(session, Account, op="U", changed={"email"})
         await async_session.run_sync(assert_audited, Account, op="U")
 

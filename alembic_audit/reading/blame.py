@@ -29,7 +29,7 @@ def blame(source: Any, key: Any) -> Any:
         key: The primary key: a value, a tuple, or a mapping.
 
     Returns:
-        For a class: the name of the column in the table, and the record. For a Table:
+        For a class, the name of the column in the table, and the record. For a Table,
         ``audit_column``, and the columns of the audit table.
 
     Raises:

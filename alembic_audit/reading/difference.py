@@ -44,7 +44,7 @@ def diff(a: Any, b: Any) -> Any:
         b: What came after, likewise.
 
     Returns:
-        For Selects a Select of the rows that differ: ``audit_difference`` (``I`` where a row came,
+        For Selects a Select of the rows that differ, ``audit_difference`` (``I`` where a row came,
         ``D`` where it went, ``U`` where it changed), the columns before and after as
         ``audit_before_<name>`` and ``audit_after_<name>``, and ``audit_changed``, the names of
         those that differ where both are there. For records the Changes, in the order of columns.

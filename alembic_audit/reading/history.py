@@ -45,7 +45,7 @@ def history(source: Any, key: Any, *, dropped: bool = False) -> Any:
         dropped: Also return a JSON object of the columns that the model does not have any more.
 
     Returns:
-        For a class: the record, the record before (None where there was no row, or none was
+        For a class, the record, the record before (None where there was no row, or none was
         recorded), and the names of the columns that an UPDATE changed. For a Table: the columns
         of the audit table, those before as ``audit_before_<name>``, and ``audit_changed``.
 

@@ -1,5 +1,9 @@
 """Attacks on the records: forged, changed, deleted, or kept from being written."""
 
+import os
+
+import psycopg2
+import psycopg2.errors
 import pytest
 
 from tests.attacks.conftest import APP, DEPLOYER, FUNCTION, Lab, Refused
@@ -175,3 +179,30 @@ def test_replacing_the_trigger(lab: Lab) -> None:
     assert "42501" == caught.value.code
     lab.attack(WRITE)
     assert [("I", 1, "a")] == lab.records()
+
+
+def test_owner_of_the_tables_alone(lab: Lab) -> None:
+    """With an ``owner`` of its own, who owns the table can stop its trail and not rewrite it.
+
+    The control is a trail of the same owner as the table.
+    """
+    rewrite = "UPDATE public.account_audit SET email = 'forged'"
+    lab.start()
+    lab.attack(WRITE)
+    lab.deploy(rewrite)
+    assert [("I", 1, "forged")] == lab.records()
+
+    keeper = f"keeper_{os.getpid()}"
+    lab.admin(f"CREATE ROLE {keeper}", f"GRANT CREATE ON SCHEMA public TO {keeper}")
+    lab.admin(f"GRANT {keeper} TO {DEPLOYER}")
+    try:
+        lab.start(owner=keeper)
+        lab.admin(f"REVOKE {keeper} FROM {DEPLOYER}")
+        lab.attack(WRITE)
+        for statement in (rewrite, "DELETE FROM account_audit", "DROP TABLE account_audit"):
+            with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                lab.deploy(statement)
+        lab.deploy("ALTER TABLE account DISABLE TRIGGER USER", "UPDATE account SET email = 'b'")
+        assert [("I", 1, "a")] == lab.records()
+    finally:
+        lab.admin(f"DROP OWNED BY {keeper} CASCADE", f"DROP ROLE {keeper}")
