@@ -1,5 +1,6 @@
 """Names: conventions, the 63-byte rule, quoting, and which schema ``None`` means."""
 
+import functools
 import hashlib
 import re
 from collections.abc import Mapping
@@ -51,11 +52,14 @@ def check_identifier(name: str, what: str) -> str:
     return name
 
 
+# The same names stand in many places of many statements.
+@functools.lru_cache(maxsize=4096)
 def quote(name: str) -> str:
     """Return *name* as a quoted identifier, whatever it holds."""
     return '"' + name.replace('"', '""') + '"'
 
 
+@functools.lru_cache(maxsize=4096)
 def literal(value: str) -> str:
     """Return *value* as a string literal that is right for either standard_conforming_strings."""
     quoted = "'" + value.replace("'", "''") + "'"
