@@ -312,8 +312,8 @@ def report(count: int, cell: dict[str, Any]) -> None:
         print(f"{count:5} {name:12} {cost['cpu']:.3f} s CPU, {cost['wall']:.3f} s: {ratios}")
 
 
-def run(server: postgres.Server, counts: dict[int, int]) -> dict[str, Any]:
-    """Return the results of some numbers of tables, each with its number of rounds."""
+def run(server: postgres.Server, counts: dict[int, int]) -> Iterator[dict[str, Any]]:
+    """Yield the results of some numbers of tables, each with its number of rounds, as they grow."""
     engine = sa.create_engine(server.url(), poolclass=sa.NullPool)
     with engine.connect() as connection:
         version = connection.exec_driver_sql("SHOW server_version").scalar_one()
@@ -332,7 +332,7 @@ def run(server: postgres.Server, counts: dict[int, int]) -> dict[str, Any]:
         cell = measure(server, count, rounds, systems)
         found["tables"][str(count)] = {"rounds": rounds, "systems": cell}
         report(count, cell)
-    return found
+        yield found
 
 
 def main() -> None:
@@ -343,8 +343,8 @@ def main() -> None:
     given = parser.parse_args()
     counts = {count: given.rounds if count <= 1000 else 1 for count in given.counts}
     with postgres.server() as server:
-        found = run(server, counts)
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+        for found in run(server, counts):
+            RESULTS.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 Audit tables are derived, so nearly all of them are always equal to their declaration, and comparing
 each by reflection is work for nothing. A *shape* is everything about a table that can be compared:
 a line per column and per index, sorted. The server writes one of what there is, and `declared` one
-of a Table; both know the plain case only. What is not plain (another type, a
-default, a comment on a column, a constraint) has no shape, or one that equals no other, and has to
-be compared the long way.
+of a Table; both know the plain case only. What is not plain (another type, a default, a comment on
+a column, a constraint) has no shape, or one that equals no other, and has to be compared the long
+way.
 """
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ _TYPES = {
 _LENGTH = re.compile(r"VARCHAR\((\d+)\)")
 _SCALE = re.compile(r"NUMERIC\((\d+), (\d+)\)")
 _IDENTITY = "IDENTITY a 1 1 1 9223372036854775807 1 f"
-_quoted = json.JSONEncoder(ensure_ascii=False).encode
+_quoted = functools.lru_cache(maxsize=4096)(json.JSONEncoder(ensure_ascii=False).encode)
 
 
 def equal(
