@@ -3,8 +3,9 @@
 Ours on N audited tables, beside plain Alembic on the same 2N tables and on the N tables alone, and
 beside the packages that compare functions and triggers, each through its own documented API. All
 of them take turns, each in a process of its own, since some register what they do for the whole
-process, and one that needs more than the cap can be ended. CPU is the client's, wall time has the
-server's too. `ours, first` derives the audit tables as well; the others have theirs beforehand.
+process, and one that needs more than the cap can be ended. CPU time is that of the client and that
+of its server process; wall time is in the results too. `ours, first` derives the audit tables as
+well; the others have theirs beforehand.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import importlib.metadata
 import json
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from alembic.runtime.migration import MigrationContext
 
 from alembic_audit import sql, tables
 from alembic_audit.tables import SPEC_KEY
+from benchmarks.measure import cpu_clock
 from tools import postgres
 
 RESULTS = Path(__file__).parent / "results" / "autogenerate.json"
@@ -36,6 +39,9 @@ PLAIN = ["alembic.autogenerate.*"]
 OURS = [*PLAIN, "alembic_audit"]
 CAP = 60
 """Seconds of a round after which a peer is ended."""
+
+KINDS = ("cpu", "server", "wall")
+"""What is measured: CPU seconds of the client, of the server process, and wall time."""
 
 CHUNK = 500
 """Tables or objects of one transaction; one with many more runs out of locks."""
@@ -180,15 +186,22 @@ SYSTEMS = {
 
 def produced(
     connection: sa.Connection, metadata: sa.MetaData, options: dict[str, Any]
-) -> tuple[UpgradeOps, tuple[float, float]]:
-    """Return what one autogenerate finds, and its CPU and wall seconds."""
+) -> tuple[UpgradeOps, dict[str, float]]:
+    """Return what one autogenerate finds, and its seconds: CPU of client and server, and wall."""
     context = MigrationContext.configure(connection, opts=options)
+    server = cpu_clock(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
     gc.collect()
-    cpu, wall = time.process_time(), time.perf_counter()
+    before = time.process_time(), cpu_time(server), time.perf_counter()
     made = produce_migrations(context, metadata).upgrade_ops
-    cost = (time.process_time() - cpu, time.perf_counter() - wall)
+    after = time.process_time(), cpu_time(server), time.perf_counter()
     assert made is not None
-    return made, cost
+    spent = [end - start for start, end in zip(before, after, strict=True)]
+    return made, dict(zip(KINDS, spent, strict=True))
+
+
+def cpu_time(server: Path) -> float:
+    """Return the seconds of CPU time of a server process."""
+    return int(server.read_text().split()[0]) / 1e9
 
 
 def fill(engine: sa.Engine, metadata: sa.MetaData, options: dict[str, Any]) -> None:
@@ -223,9 +236,9 @@ def work(pipe: Pipe, name: str, url: str, count: int) -> None:
             if system.anew:
                 metadata = system.metadata(count)
             with engine.connect() as connection:
-                made, (cpu, wall) = produced(connection, metadata, options)
+                made, cost = produced(connection, metadata, options)
             assert not made.ops, made.as_diffs()
-            pipe.send({"cpu": cpu, "wall": wall})
+            pipe.send(cost)
     except Exception as error:
         cause = getattr(error, "orig", None) or error
         pipe.send({"failed": f"{type(cause).__name__}: {cause}".splitlines()[0]})
@@ -271,7 +284,7 @@ class Worker:
         if self.end:
             return self.end
         found: dict[str, Any] = {}
-        for kind in ("cpu", "wall"):
+        for kind in KINDS:
             rounds = [round(cost[kind], 4) for cost in self.costs]
             found |= {kind: round(statistics.median(rounds), 4), f"{kind}_rounds": rounds}
         return found
@@ -301,15 +314,16 @@ def measure(
 def report(count: int, cell: dict[str, Any]) -> None:
     """Print what was found with one number of tables."""
     for name, cost in cell.items():
-        if "cpu" not in cost:
-            print(f"{count:5} {name}: {cost}")
-            continue
-        ratios = ", ".join(
-            f"{cost['cpu'] / cell[base]['cpu']:.2f} and {cost['wall'] / cell[base]['wall']:.2f}"
-            f" of {base}"
-            for base in ("plain on 2N", "plain on N")
-        )
-        print(f"{count:5} {name:12} {cost['cpu']:.3f} s CPU, {cost['wall']:.3f} s: {ratios}")
+        found = [f"{kind} {cost[kind]:.3f} s" for kind in KINDS if kind in cost]
+        print(f"{count:5} {name}: {', '.join(found) or cost}", file=sys.stderr)
+
+
+def version_of(package: str) -> str | None:
+    """Return the version of a package; None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def run(server: postgres.Server, counts: dict[int, int]) -> Iterator[dict[str, Any]]:
@@ -321,9 +335,7 @@ def run(server: postgres.Server, counts: dict[int, int]) -> Iterator[dict[str, A
     found: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "postgresql": version,
-        "packages": {
-            name: importlib.metadata.version(name) for name in ("alembic", "sqlalchemy", *peers)
-        },
+        "packages": {name: version_of(name) for name in ("alembic", "sqlalchemy", *peers)},
         "cap": CAP,
         "tables": {},
     }
