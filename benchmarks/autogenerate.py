@@ -189,19 +189,23 @@ def produced(
 ) -> tuple[UpgradeOps, dict[str, float]]:
     """Return what one autogenerate finds, and its seconds: CPU of client and server, and wall."""
     context = MigrationContext.configure(connection, opts=options)
-    server = cpu_clock(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+    server = backend(connection)
     gc.collect()
-    before = time.process_time(), cpu_time(server), time.perf_counter()
+    before = clocks(server)
     made = produce_migrations(context, metadata).upgrade_ops
-    after = time.process_time(), cpu_time(server), time.perf_counter()
+    spent = [end - begin for begin, end in zip(before, clocks(server), strict=True)]
     assert made is not None
-    spent = [end - start for start, end in zip(before, after, strict=True)]
     return made, dict(zip(KINDS, spent, strict=True))
 
 
-def cpu_time(server: Path) -> float:
-    """Return the seconds of CPU time of a server process."""
-    return int(server.read_text().split()[0]) / 1e9
+def backend(connection: sa.Connection) -> Path:
+    """Return the file with the CPU time of the server process of a connection."""
+    return cpu_clock(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+
+
+def clocks(server: Path) -> tuple[float, float, float]:
+    """Return what the clocks of `KINDS` show, in seconds."""
+    return time.process_time(), int(server.read_text().split()[0]) / 1e9, time.perf_counter()
 
 
 def fill(engine: sa.Engine, metadata: sa.MetaData, options: dict[str, Any]) -> None:

@@ -1,15 +1,14 @@
 """`python -m benchmarks.upgrade`: what op.create_audit_trigger costs beside its own statements.
 
 A migration of many triggers, in transactions of 200 that are rolled back, beside the same
-statements written out and sent by plain `op.execute`, in interleaved rounds. CPU is the client's;
-the wall time has the server's too, which does the same work for both.
+statements written out and sent by plain `op.execute`, in interleaved rounds. The server does the
+same work for both.
 """
 
 import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,27 +22,31 @@ from alembic_audit import sql
 from alembic_audit.ddl import verbatim
 from alembic_audit.spec import AuditSpec
 from alembic_audit.tables import SPEC_KEY
-from benchmarks.autogenerate import models
+from benchmarks.autogenerate import KINDS, backend, clocks, models
 from tools import postgres
 
 RESULTS = Path(__file__).parent / "results" / "upgrade.json"
 BLOCK = 200
 
 
+Cost = dict[str, float]
+
+
 def once(
     engine: sa.Engine, migrate: Callable[[Operations, list[Any]], None], given: list[Any]
-) -> tuple[float, float]:
-    """Return CPU and wall seconds of one migration."""
-    cpu = wall = 0.0
+) -> Cost:
+    """Return the seconds of one migration: CPU of client and server, and wall."""
+    spent: Cost = dict.fromkeys(KINDS, 0.0)
     for start in range(0, len(given), BLOCK):
         with engine.connect() as connection:
+            server = backend(connection)
             operations = Operations(MigrationContext.configure(connection))
-            before = time.process_time(), time.perf_counter()
+            before = clocks(server)
             migrate(operations, given[start : start + BLOCK])
-            cpu += time.process_time() - before[0]
-            wall += time.perf_counter() - before[1]
+            for kind, begin, end in zip(KINDS, before, clocks(server), strict=True):
+                spent[kind] += end - begin
             connection.rollback()
-    return cpu, wall
+    return spent
 
 
 def ours(operations: Operations, given: list[dict[str, Any]]) -> None:
@@ -76,7 +79,7 @@ def run(server: postgres.Server, triggers: int, rounds: int) -> dict[str, Any]:
     ]
     arguments = [{"table_name": one.table, **one.to_kwargs()} for one in every]
     statements = [sql.create(one, "public") for one in every]
-    costs: dict[str, list[tuple[float, float]]] = {"ours": [], "plain": []}
+    costs: dict[str, list[Cost]] = {"ours": [], "plain": []}
     server.create_database("upgrade")
     engine = sa.create_engine(server.url("upgrade"))
     create_tables(engine, metadata)
@@ -90,10 +93,9 @@ def run(server: postgres.Server, triggers: int, rounds: int) -> dict[str, Any]:
         "rounds": rounds,
         "triggers": triggers,
     }
-    for number, kind in enumerate(("cpu", "wall")):
+    for kind in KINDS:
         medians = {
-            name: statistics.median(cost[number] for cost in each[1:])
-            for name, each in costs.items()
+            name: statistics.median(cost[kind] for cost in each[1:]) for name, each in costs.items()
         }
         found[kind] = {name: round(seconds, 3) for name, seconds in medians.items()}
         found[f"{kind}_ratio"] = round(medians["ours"] / medians["plain"], 3)
