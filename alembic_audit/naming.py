@@ -1,5 +1,6 @@
 """Names: conventions, the 63-byte rule, quoting, and which schema ``None`` means."""
 
+import functools
 import hashlib
 import re
 from collections.abc import Mapping
@@ -35,27 +36,36 @@ def check_identifier(name: str, what: str) -> str:
     """
     if not isinstance(name, str) or not name:
         raise SpecError(f"{what} must be a non-empty string, found {name!r}")
-    if _CONTROL.search(name):
-        raise SpecError(
-            f"{what} {name!r} holds a control character; write a name of printable characters"
-        )
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError as error:
-        raise SpecError(f"{what} {name!r} holds a lone surrogate; write valid Unicode") from error
-    if size > MAX_IDENTIFIER_BYTES:
-        raise SpecError(
-            f"{what} {name!r} has {size} bytes, of which PostgreSQL keeps {MAX_IDENTIFIER_BYTES}; "
-            "write a shorter name"
-        )
+    if wrong := _wrong(name):
+        raise SpecError(f"{what} {name!r} {wrong}")
     return name
 
 
+# The same names stand in many places, of specs and of statements.
+@functools.lru_cache(maxsize=4096)
+def _wrong(name: str) -> str | None:
+    """Return what is wrong with an identifier, and what to write instead."""
+    if _CONTROL.search(name):
+        return "holds a control character; write a name of printable characters"
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return "holds a lone surrogate; write valid Unicode"
+    if size > MAX_IDENTIFIER_BYTES:
+        return (
+            f"has {size} bytes, of which PostgreSQL keeps {MAX_IDENTIFIER_BYTES}; "
+            "write a shorter name"
+        )
+    return None
+
+
+@functools.lru_cache(maxsize=4096)
 def quote(name: str) -> str:
     """Return *name* as a quoted identifier, whatever it holds."""
     return '"' + name.replace('"', '""') + '"'
 
 
+@functools.lru_cache(maxsize=4096)
 def literal(value: str) -> str:
     """Return *value* as a string literal that is right for either standard_conforming_strings."""
     quoted = "'" + value.replace("'", "''") + "'"

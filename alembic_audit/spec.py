@@ -4,6 +4,7 @@ The same type comes out of a declaration and out of the database, so equality is
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -280,11 +281,7 @@ class AuditSpec:
         if stray := sorted(set(names) - set(session_settings or {})):
             raise SpecError(f"setting_columns names {stray}, which session_settings does not have")
 
-        def default(key: str) -> str:
-            return naming.conventional(
-                {}, key, table_name=table, schema=audit_schema, source_schema=schema
-            )
-
+        default = functools.partial(_default_name, table, audit_schema, schema)
         spec = cls(
             table=naming.check_identifier(table, "the audited table"),
             schema=schema,
@@ -358,15 +355,13 @@ class AuditSpec:
         operations, level and version.
         """
         always = {"audit_table", "key", "columns", "operations", "level", "version"}
-        # Only its names are read, but a spec wants a column to record.
-        plain = AuditSpec.from_kwargs(
-            self.table, schema=self.schema, audit_schema=self.audit_schema, columns=["*"]
-        )
+        schema = self.schema if self.audit_schema is None else self.audit_schema
+        default = functools.partial(_default_name, self.table, schema, self.schema)
         defaults = {
             "schema": None,
             "audit_schema": self.schema,
-            "function": plain.function,
-            "trigger": plain.trigger,
+            "function": default("audit.function"),
+            "trigger": default("audit.trigger"),
             "audit_columns": "standard",
         }
         return {
@@ -483,6 +478,13 @@ class AuditSpec:
                 f"the audit table of {self.table!r} would have {len(seen)} columns; PostgreSQL "
                 "allows 1,600: exclude some"
             )
+
+
+def _default_name(table: str, schema: str | None, source_schema: str | None, key: str) -> str:
+    """Return a name as it is where no naming convention says otherwise."""
+    return naming.conventional(
+        {}, key, table_name=table, schema=schema, source_schema=source_schema
+    )
 
 
 def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> str:

@@ -471,6 +471,16 @@ def _type_of(table: sa.Table, column: sa.Column[Any]) -> TypeEngine[Any]:
     )
 
 
+_STORED_OTHERWISE = (
+    sa.types.TypeDecorator,
+    postgresql.DOMAIN,
+    sa.Boolean,
+    sa.ARRAY,
+    sa.String,  # sa.Enum is one
+)
+"""The types of which `storage_type` may return another one."""
+
+
 def storage_type(declared: TypeEngine[Any], style: str) -> TypeEngine[Any]:
     """Return the type in which an audit table stores values of a declared type.
 
@@ -482,6 +492,8 @@ def storage_type(declared: TypeEngine[Any], style: str) -> TypeEngine[Any]:
         DeclarationError: No type can hold the values but the declared one.
     """
     variant = declared._variant_mapping.get("postgresql", declared)
+    if not isinstance(variant, _STORED_OTHERWISE):
+        return variant
     if isinstance(variant, sa.types.TypeDecorator) and not isinstance(variant, sa.Interval):
         inner = variant.load_dialect_impl(_PG)
         stored = storage_type(inner, style)

@@ -20,7 +20,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from benchmarks import measure, more, plan, report
+from benchmarks import autogenerate, measure, more, plan, report, upgrade
 from benchmarks.systems import SYSTEMS, System
 from tools import postgres
 
@@ -58,7 +58,7 @@ def machine(server: postgres.Server) -> dict[str, Any]:
     }
 
 
-def _packages(systems: Iterable[System]) -> list[str]:
+def _packages(systems: Iterable[System | autogenerate.System]) -> list[str]:
     return sorted({system.package for system in systems if system.package})
 
 
@@ -81,6 +81,22 @@ def parts(quick: bool) -> Iterator[Part]:
     yield "size", "sizes", partial(more.record_size, [SYSTEMS["none"], *written], rows)
     history, rounds = (1000, 3) if quick else (1_000_000, 15)
     yield "read", "reading", partial(more.reading, ours, history, rounds)
+    counts = {3: 1} if quick else {10: 5, 100: 5, 1000: 5, 5000: 1}
+    yield "autogenerate", "autogenerate", partial(_last, autogenerate.run, counts)
+    triggers, rounds = (3, 1) if quick else (1000, 5)
+    yield (
+        "upgrade",
+        "upgrade",
+        partial(upgrade.run, triggers=triggers, rounds=rounds),
+    )
+
+
+def _last(
+    run: Callable[..., Iterator[dict[str, Any]]], counts: dict[int, int], server: postgres.Server
+) -> dict[str, Any]:
+    """Return what *run* yields last, when all was measured."""
+    *_, found = run(server, counts)
+    return found
 
 
 def measured(quick: bool, only: list[str]) -> dict[str, Any]:
@@ -108,23 +124,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
     given = parser.parse_args(arguments)
     if not given.page:
-        missing = [name for name in _packages(SYSTEMS.values()) if not _is_installed(name)]
+        wanted = _packages(SYSTEMS.values())
+        if not given.quick and (not given.only or "autogenerate" in given.only):
+            wanted += _packages(autogenerate.SYSTEMS.values())
+        missing = [name for name in wanted if autogenerate.version_of(name) is None]
         if missing:
             parser.error(f"not installed: {', '.join(missing)}; pip install -e '.[bench]'")
-        found = measured(given.quick, given.only)
-        if given.results.exists() and given.only:
-            found = report.merged(json.loads(given.results.read_text()), found)
-        given.results.write_text(report.as_json(found))
+        save(measured(given.quick, given.only), given.results, merge=bool(given.only))
     if given.results == RESULTS:
-        report.write(json.loads(RESULTS.read_text()))
+        report.write(report.read(RESULTS))
 
 
-def _is_installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+def save(found: dict[str, Any], path: Path, *, merge: bool) -> None:
+    """Write what was found, the parts that have a file of their own beside the others."""
+    for name in report.BESIDE:
+        for part in found.pop(name, ()):
+            path.with_name(f"{name}.json").write_text(json.dumps(part, indent=2) + "\n")
+    if set(found) <= {"machine"}:
+        return
+    if merge and path.exists():
+        found = report.merged(json.loads(path.read_text()), found)
+    path.write_text(report.as_json(found))
 
 
 if __name__ == "__main__":

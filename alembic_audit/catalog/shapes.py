@@ -1,13 +1,14 @@
 """Which audit tables are exactly what is declared, read by one statement.
 
 Audit tables are derived, so nearly all of them are always equal to their declaration, and comparing
-each by reflection is work for nothing. A *shape* is a text with everything about a table that can
-be compared: a line per column and per index, sorted. The server writes one of what there is, and
-`declared` one of a Table; both know the plain case only. What is not plain (another type, a
-default, a comment on a column, a constraint) has no shape, or one that equals no other, and has to
-be compared the long way.
+each by reflection is work for nothing. A *shape* is everything about a table that can be compared:
+a line per column and per index, sorted. The server writes one of what there is, and `declared` one
+of a Table; both know the plain case only. What is not plain (another type, a default, a comment on
+a column, a constraint) has no shape, or one that equals no other, and has to be compared the long
+way.
 """
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ _TYPES = {
 _LENGTH = re.compile(r"VARCHAR\((\d+)\)")
 _SCALE = re.compile(r"NUMERIC\((\d+), (\d+)\)")
 _IDENTITY = "IDENTITY a 1 1 1 9223372036854775807 1 f"
-_quoted = json.JSONEncoder(ensure_ascii=False).encode
+_quoted = functools.lru_cache(maxsize=4096)(json.JSONEncoder(ensure_ascii=False).encode)
 
 
 def equal(
@@ -70,10 +71,14 @@ def equal(
             "comment": COMMENT,
         },
     )
-    return {(schema, name) for schema, name, shape in rows if wanted[schema, name] == shape}
+    return {
+        (schema, name)
+        for schema, name, shape in rows
+        if wanted[schema, name] == sorted(shape.split("\n"))
+    }
 
 
-def declared(table: sa.Table, dialect: Dialect) -> str | None:
+def declared(table: sa.Table, dialect: Dialect) -> list[str] | None:
     """Return the shape of a declared audit table; None where it is not plain."""
     if table.comment != COMMENT or any(one != table.primary_key for one in table.constraints):
         return None
@@ -82,8 +87,8 @@ def declared(table: sa.Table, dialect: Dialect) -> str | None:
     indexes = [_index(index) for index in table.indexes]
     if key := [_quoted(column.name) for column in table.primary_key.columns]:
         indexes.append(f"PRIMARY KEY {','.join(key)}")
-    lines = [*sorted(map(str, columns)), *sorted(map(str, indexes))]
-    return None if None in columns or None in indexes else "\n".join(lines)
+    lines = [line for line in (*columns, *indexes) if line is not None]
+    return sorted(lines) if len(lines) == len(columns) + len(indexes) else None
 
 
 def _column(column: sa.Column[Any], compiler: Any) -> str | None:
@@ -136,4 +141,4 @@ def _index(index: sa.Index) -> str | None:
     columns = [one for one in index.expressions if isinstance(one, sa.Column)]
     if index.unique or index.dialect_kwargs or len(columns) < len(index.expressions):
         return None
-    return f"{_quoted(index.name)} {','.join(_quoted(column.name) for column in columns)}"
+    return f"INDEX {_quoted(index.name)} {','.join(_quoted(column.name) for column in columns)}"
