@@ -291,6 +291,12 @@ def upgrade(results: Results) -> str:
     return _table(["CPU time of", "the operation, s", "op.execute, s", "ratio"], lines)
 
 
+def triggers(results: Results) -> str:
+    """Of how many tables a migration began the trails."""
+    found = results.get("upgrade")
+    return f"{found['triggers']:,}" if found else MISSING
+
+
 def machine(results: Results) -> str:
     """One sentence about the machine."""
     facts = results["machine"]
@@ -333,6 +339,7 @@ FIGURES: dict[str, Callable[..., str]] = {
         reading,
         rounds,
         sizes,
+        triggers,
         unaudited,
         upgrade,
     )
