@@ -138,6 +138,9 @@ class Restoration:
             )
         if needed := [one for one in self.lost if one.needed]:
             raise RestoreError(f"a row cannot be inserted without what is lost:\n{_lines(needed)}")
+        if not isinstance(self._connectable, sa.Connection):
+            # What is refused here is no refusal of the plan.
+            self._connectable.flush()
         try:
             try:
                 write.run(self._connectable, self._work, deletes_first=False)

@@ -70,7 +70,8 @@ def run(connectable: Any, work: Sequence[Work], *, deletes_first: bool) -> None:
         for each in work:
             _see_recorded(connectable, each)
     if not isinstance(connectable, sa.Connection):
-        _expire(connectable, work)
+        # Cascades and triggers change rows that no plan names.
+        connectable.expire_all()
 
 
 def _again(connectable: Any, work: Work) -> list[Row]:
@@ -204,15 +205,6 @@ def _is_one_of(records: Any, numbers: Sequence[int | None]) -> sa.ColumnElement[
     wanted = sa.cast(sa.literal(list(numbers), rows.Numbers), rows.Numbers)
     found: sa.ColumnElement[bool] = records.c.audit_id == sa.any_(wanted)
     return found
-
-
-def _expire(session: Any, work: Iterable[Work]) -> None:
-    """Let a session forget what it holds of the rows."""
-    keys = {(each.part.trail.table, step.row.key) for each in work for step in each.steps}
-    for entity in list(session.identity_map.values()):
-        state = sa.inspect(entity)
-        if any((table, state.identity) in keys for table in state.mapper.tables):
-            session.expire(entity)
 
 
 class _Insert(sa.Insert):

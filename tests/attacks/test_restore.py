@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from alembic_audit import AuditId, RestoreError, audit_table, restore, undelete, undo
+from alembic_audit import AuditId, RestoreError, audit_table, audited, restore, undelete, undo
 from alembic_audit.retype import aside
 from tests.conftest import Database
 from tests.test_restoring import image, transaction
@@ -170,3 +170,44 @@ def test_a_former_type_of_a_column_with_a_long_name(database: Database) -> None:
         assert [f"it had another type then: {former} 'x'"] == [one.reason for one in plan.lost]
         plan.execute()
         assert ["(1,y)"] == image(session, "thing")
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+@audited()
+class Tag(Base):
+    __tablename__ = "tag"
+
+    id: Mapped[str] = mapped_column(sa.CHAR(4), primary_key=True)
+    n: Mapped[int] = mapped_column(unique=True)
+
+
+def test_a_session_forgets_what_it_holds_under_a_key_written_otherwise(
+    database: Database,
+) -> None:
+    """CHAR pads a key, so that the session knows the row by another text than the table."""
+    Base.metadata.create_all(database.engine)
+    with Session(database.engine, expire_on_commit=False) as session:
+        tag = Tag(id="a", n=1)
+        session.add(tag)
+        session.commit()
+        tag.n = 2
+        session.commit()
+        restore(session, Tag, "a", as_of=AuditId(1)).execute()
+        assert 1 == tag.n
+
+
+def test_what_the_session_cannot_write_is_its_own_error(database: Database) -> None:
+    """A flush that fails before the restoration is not called a refusal of it."""
+    Base.metadata.create_all(database.engine)
+    with Session(database.engine) as session:
+        session.add(Tag(id="a", n=1))
+        session.commit()
+        session.get_one(Tag, "a").n = 2
+        session.commit()
+        plan = restore(session, Tag, "a", as_of=AuditId(1))
+        session.add(Tag(id="b", n=2))
+        with pytest.raises(sa.exc.IntegrityError, match="tag_n_key"):
+            plan.execute()
