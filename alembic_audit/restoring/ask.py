@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.sql.selectable import NamedFromClause
 
 from alembic_audit.errors import RestoreError
-from alembic_audit.reading.history import column_of
+from alembic_audit.reading.history import column_of, free
 from alembic_audit.reading.past import replayable
 from alembic_audit.reading.trail import Trail, TransactionId, When, until
 from alembic_audit.restoring.plan import Restoration, planned
@@ -206,39 +206,41 @@ def _touched(run: Any, trail: Trail, number: int) -> Iterable[Target]:
     """Yield a target for each row of which a transaction has a record."""
     audit = trail.audit
     key = trail.key_of(audit)
+    began, ended = (free(name, set(trail.spec.key)) for name in ("audit_first", "audit_last"))
     mine = (
         sa.select(
             *key,
-            sa.func.min(audit.c.audit_id).label("first"),
-            sa.func.max(audit.c.audit_id).label("last"),
+            sa.func.min(audit.c.audit_id).label(began),
+            sa.func.max(audit.c.audit_id).label(ended),
         )
         .where(audit.c.audit_transaction_id == number, *(each.is_not(None) for each in key))
         .group_by(*key)
         .subquery()
     )
-    before = _last_before(trail, mine)
+    begin, end = mine.c[began], mine.c[ended]
+    before = _last_before(trail, mine, begin)
     first, last = audit.alias(), audit.alias()
     found = (
         sa.select(
-            mine.c.first,
-            mine.c.last,
+            begin.label("first"),
+            end.label("last"),
             first.c.audit_operation.label("began"),
-            sa.or_(
-                last.c.audit_operation == "D", _is_emptied(trail, number, mine.c.last, own=True)
-            ).label("ended"),
+            sa.or_(last.c.audit_operation == "D", _is_emptied(trail, number, end, own=True)).label(
+                "ended"
+            ),
             before.c.audit_id.label("before"),
         )
         .select_from(mine)
-        .join(first, first.c.audit_id == mine.c.first)
-        .join(last, last.c.audit_id == mine.c.last)
+        .join(first, first.c.audit_id == begin)
+        .join(last, last.c.audit_id == end)
         .outerjoin(
             before,
             sa.and_(
                 before.c.audit_operation != "D",
-                ~_is_emptied(trail, number, before.c.audit_id, mine.c.first, own=False),
+                ~_is_emptied(trail, number, before.c.audit_id, begin, own=False),
             ),
         )
-        .order_by(mine.c.first)
+        .order_by(begin)
     )
     for row in run.execute(found):
         if row.before is None and row.began != "I":
@@ -291,11 +293,11 @@ def _emptied(run: Any, trail: Trail, number: int) -> Iterable[Target]:
         yield Target(audit_id, audit_id)
 
 
-def _last_before(trail: Trail, mine: NamedFromClause) -> Any:
+def _last_before(trail: Trail, mine: NamedFromClause, begin: Any) -> Any:
     earlier = trail.audit.alias()
     return (
         sa.select(earlier)
-        .where(is_same_row(trail, earlier, mine), earlier.c.audit_id < mine.c.first)
+        .where(is_same_row(trail, earlier, mine), earlier.c.audit_id < begin)
         .order_by(earlier.c.audit_id.desc())
         .limit(1)
         .correlate(mine)

@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from alembic_audit.errors import RestoreError
+from alembic_audit.naming import cut
 from alembic_audit.reading.difference import Change
 from alembic_audit.reading.trail import Trail
 from alembic_audit.restoring import rows, write
@@ -144,6 +145,9 @@ class Restoration:
             )
         if needed := [one for one in self.lost if one.needed]:
             raise RestoreError(f"a row cannot be inserted without what is lost:\n{_lines(needed)}")
+        if not isinstance(self._connectable, sa.Connection):
+            # What is refused here is no refusal of the plan.
+            self._connectable.flush()
         try:
             try:
                 write.run(self._connectable, self._work, deletes_first=False)
@@ -233,7 +237,7 @@ def _step(part: Part, row: Row) -> Step | None:
         names = list(trail.recorded) if action == "insert" else []
     else:
         return None
-    names = [name for name in names if trail.table.c[name].computed is None]
+    names = [name for name in names if rows.column(trail.table, name).computed is None]
     reasons = _reasons(part, row, names)
     written = tuple(name for name in names if name not in reasons and name not in part.values)
     given = {
@@ -256,7 +260,9 @@ def _reasons(part: Part, row: Row, names: Iterable[str]) -> dict[str, str]:
     """Return why columns cannot come back, of those that should."""
     reasons = {}
     for name in names:
-        former = {key: value for key, value in row.former.items() if key.startswith(f"{name}__")}
+        former = {
+            key: value for key, value in row.former.items() if key.startswith(cut(f"{name}__", 9))
+        }
         if name in part.values:
             continue
         if name in part.trail.spec.hash_columns and name not in row.nulls:
@@ -266,7 +272,7 @@ def _reasons(part: Part, row: Row, names: Iterable[str]) -> dict[str, str]:
         elif name in row.nulls and former:
             shown = ", ".join(f"{key} {value!r}" for key, value in former.items())
             reasons[name] = f"it had another type then: {shown}"
-        elif name in row.nulls and not part.trail.table.c[name].nullable:
+        elif name in row.nulls and not rows.column(part.trail.table, name).nullable:
             reasons[name] = "the column came later"
     return reasons
 
@@ -282,7 +288,7 @@ def _lost(part: Part, step: Step) -> Iterator[Lost]:
         if not is_told and column.computed is None:
             reasons[column.name] = "it is not recorded"
     for name, reason in reasons.items():
-        column = table.c[name]
+        column = rows.column(table, name)
         needed = step.action == "insert" and not (
             column.nullable or column.server_default is not None or column.identity is not None
         )

@@ -8,13 +8,19 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.selectable import FromClause, NamedFromClause
 
+from alembic_audit.errors import RestoreError
 from alembic_audit.reading.trail import Trail, dropped_values
 from alembic_audit.reading.types import TextArray, names_where, same_image
 
 BATCH = 1000
 """How many rows are asked for at once."""
 
+WIDTH = 800
+"""Of how many columns images are asked for at once; a SELECT list ends at 1664."""
+
 Numbers = postgresql.ARRAY(sa.BigInteger())
+
+_PG = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Row:
     target: Target
     key: tuple[Any, ...]
     newest: int
-    own: bool
+    own: bool = dataclasses.field(compare=False)
     recorded: bool
     there: bool
     strange: tuple[str, ...]
@@ -102,11 +108,21 @@ def key_text(key: tuple[Any, ...]) -> str:
 
 
 def read(run: Any, part: Part) -> list[Row]:
-    """Return the rows of a part, in the order of its targets."""
-    found = []
+    """Return the rows of a part, in the order of its targets.
+
+    Raises:
+        RestoreError: A record that was there is not there any more.
+    """
+    size = len(part.trail.spec.key)
+    found: list[Row] = []
     for some in batches(part.targets):
-        for target, row in zip(some, run.execute(_compared(part.trail, some)), strict=True):
-            found.append(_row(len(part.trail.spec.key), target, row))
+        compared = run.execute(_compared(part.trail, some)).all()
+        if len(compared) != len(some):
+            raise RestoreError(
+                f"records of {part.trail.table.fullname!r} that the plan was made from are not "
+                "there any more, as after a rollback; make another one"
+            )
+        found += (_row(size, *pair) for pair in zip(some, compared, strict=True))
     return found
 
 
@@ -127,13 +143,17 @@ def images(
         names: Columns; a hash is no value.
     """
     for some in batches(targets):
-        try:
-            found = run.execute(_images(trail, some, names, as_text=False)).all()
-        except (ValueError, OverflowError, sa.exc.DataError):
-            found = run.execute(_images(trail, some, names, as_text=True)).all()
-        for row in found:
-            now, then = row[: len(names)], row[len(names) :]
-            yield dict(zip(names, now, strict=True)), dict(zip(names, then, strict=True))
+        found: list[tuple[Values, Values]] = [({}, {}) for _ in some]
+        for start in range(0, len(names), WIDTH):
+            few = names[start : start + WIDTH]
+            try:
+                shown = run.execute(_images(trail, some, few, as_text=False)).all()
+            except (ValueError, OverflowError, sa.exc.DataError):
+                shown = run.execute(_images(trail, some, few, as_text=True)).all()
+            for (now, then), row in zip(found, shown, strict=True):
+                now.update(zip(few, row[: len(few)], strict=True))
+                then.update(zip(few, row[len(few) :], strict=True))
+        yield from found
 
 
 def _images(
@@ -141,7 +161,7 @@ def _images(
 ) -> "sa.Select[Any]":
     asked, anchor, then = _asked(targets), trail.audit.alias(), trail.audit.alias()
     live = trail.table.alias()
-    now: list[sa.ColumnElement[Any]] = [live.c[name] for name in names]
+    now: list[sa.ColumnElement[Any]] = [column(live, name) for name in names]
     was = [_told(trail, then, name) for name in names]
     shown: list[sa.ColumnElement[Any]]
     if as_text:
@@ -189,9 +209,19 @@ def batches(targets: Sequence[Target]) -> Iterator[Sequence[Target]]:
         yield targets[start : start + BATCH]
 
 
+def column(table: FromClause, name: str) -> Any:
+    """Return a column by its name, which need not be its ``key``."""
+    found = table.c.get(name)
+    if found is not None and found.name == name:
+        return found
+    return next(one for one in table.columns if one.name == name)
+
+
 def is_same(trail: Trail, live: FromClause, record: NamedFromClause) -> sa.ColumnElement[bool]:
     """Return whether a row of the table has the key of a record."""
-    return sa.and_(*(live.c[name] == _as_stored(trail, record, name) for name in trail.spec.key))
+    return sa.and_(
+        *(column(live, name) == restored(trail, record, name) for name in trail.spec.key)
+    )
 
 
 def is_same_row(
@@ -203,18 +233,14 @@ def is_same_row(
 
 def restored(trail: Trail, record: NamedFromClause, name: str) -> sa.ColumnElement[Any]:
     """Return what a record holds of a column, as the table takes it."""
-    return _as_column(_told(trail, record, name), trail.table.c[name].type)
+    return _as_column(_told(trail, record, name), column(trail.table, name).type)
 
 
 def _told(trail: Trail, record: NamedFromClause, name: str) -> sa.ColumnElement[Any]:
     """Return what a record holds of a column; of one that is hashed that is NULL, or nothing."""
     if name in trail.spec.hash_columns:
-        return sa.cast(sa.null(), trail.table.c[name].type)
+        return sa.cast(sa.null(), column(trail.table, name).type)
     return trail.value(record, name)
-
-
-def _as_stored(trail: Trail, record: NamedFromClause, name: str) -> sa.ColumnElement[Any]:
-    return _as_column(record.c[name], trail.table.c[name].type)
 
 
 def _as_column(value: sa.ColumnElement[Any], declared: Any) -> sa.ColumnElement[Any]:
@@ -222,11 +248,29 @@ def _as_column(value: sa.ColumnElement[Any], declared: Any) -> sa.ColumnElement[
 
     An explicit cast would cut text and round numbers, which an assignment does not.
     """
-    declared = declared._variant_mapping.get("postgresql", declared)
-    item = declared.item_type if isinstance(declared, sa.ARRAY) else declared
-    if isinstance(item, sa.Enum) and item.native_enum:
+    if _is_of_labels(declared):
         return sa.cast(value, declared)
+    if collation := getattr(_plain(declared), "collation", None):
+        return sa.collate(value, collation)
     return value
+
+
+def _is_of_labels(declared: Any) -> bool:
+    """Return whether a type is a native enum, or an array or a domain of one."""
+    plain = _plain(declared)
+    if isinstance(plain, sa.ARRAY):
+        return _is_of_labels(plain.item_type)
+    if isinstance(plain, postgresql.DOMAIN):
+        return _is_of_labels(plain.data_type)
+    return isinstance(plain, sa.Enum) and plain.native_enum
+
+
+def _plain(declared: Any) -> Any:
+    """Return what a type is on PostgreSQL, without its decorators."""
+    declared = declared._variant_mapping.get("postgresql", declared)
+    if isinstance(declared, sa.types.TypeDecorator):
+        return _plain(declared.load_dialect_impl(_PG))
+    return declared
 
 
 def _asked(targets: Sequence[Target]) -> Any:
@@ -273,19 +317,22 @@ def _compared(trail: Trail, targets: Sequence[Target]) -> "sa.Select[Any]":
     is_emptied = sa.func.coalesce(emptied.c.audit_id > newest.c.audit_id, sa.false())
     here = sa.func.pg_catalog.txid_current()
     names = [name for name in trail.recorded if name not in trail.spec.ignore_columns]
-    known = [column.name for column in audit.columns]
+    known = [one.name for one in audit.columns]
     was, present = _recorded(trail, then), _present(trail, live)
     sparse = {name: trail.is_untold(then, name) for name in trail.spec.sparse_columns}
     return (
         sa.select(
-            *(sa.type_coerce(anchor.c[name], trail.type_of(name)) for name in trail.spec.key),
+            *(
+                sa.type_coerce(anchor.c[name], trail.type_of(name)).label(f"audit_key_{n}")
+                for n, name in enumerate(trail.spec.key)
+            ),
             sa.func.greatest(newest.c.audit_id, emptied.c.audit_id).label("newest"),
             sa.case(
                 (is_emptied, emptied.c.audit_transaction_id == here),
                 else_=newest.c.audit_transaction_id == here,
             ).label("own"),
             sa.and_(newest.c.audit_operation != "D", ~is_emptied).label("recorded"),
-            live.c[trail.spec.key[0]].is_not(None).label("there"),
+            column(live, trail.spec.key[0]).is_not(None).label("there"),
             _differing(_recorded(trail, newest), present, names).label("strange"),
             _differing(was, present, trail.recorded).label("differing"),
             _differing(was, _recorded(trail, left), names).label("changed"),
@@ -317,9 +364,9 @@ def _recorded(trail: Trail, record: NamedFromClause) -> Image:
 def _present(trail: Trail, live: FromClause) -> Image:
     """Return what a record of the row as it is would hold."""
     return {
-        name: sa.cast(live.c[name], trail.audit.c[stored].type)
+        name: sa.cast(column(live, name), trail.audit.c[stored].type)
         if name == stored
-        else _hash(live.c[name])
+        else _hash(column(live, name))
         for name, stored in trail.recorded.items()
     }
 

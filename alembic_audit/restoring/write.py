@@ -9,6 +9,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import sort_tables_and_constraints
 
 from alembic_audit.errors import RestoreError
+from alembic_audit.reading.history import free
 from alembic_audit.reading.trail import Trail
 from alembic_audit.restoring import rows
 from alembic_audit.restoring.rows import Part, Row
@@ -69,7 +70,8 @@ def run(connectable: Any, work: Sequence[Work], *, deletes_first: bool) -> None:
         for each in work:
             _see_recorded(connectable, each)
     if not isinstance(connectable, sa.Connection):
-        _expire(connectable, work)
+        # Cascades and triggers change rows that no plan names.
+        connectable.expire_all()
 
 
 def _again(connectable: Any, work: Work) -> list[Row]:
@@ -87,7 +89,7 @@ def _lock(connectable: Any, work: Work) -> None:
             .select_from(live)
             .join(anchor, rows.is_same(trail, live, anchor))
             .where(_is_one_of(anchor, [target.anchor for target in some]))
-            .order_by(*(live.c[name] for name in trail.spec.key))
+            .order_by(*(rows.column(live, name) for name in trail.spec.key))
             .with_for_update(of=live)
         ).all()
 
@@ -102,6 +104,12 @@ def _see_recorded(connectable: Any, work: Work) -> None:
                 f"the {step.action} of row {row.name} of {table!r} was not recorded, or a trigger "
                 "turned it away, and was taken back: `alembic-audit doctor` says what is wrong "
                 "with the trail"
+            )
+        if row.there != (step.action != "delete"):
+            found = "there" if row.there else "gone: another change or a trigger took it along"
+            raise RestoreError(
+                f"after the {step.action} of row {row.name} of "
+                f"{work.part.trail.table.fullname!r} the row is {found}; all was taken back"
             )
 
 
@@ -150,24 +158,23 @@ def _insert(trail: Trail, steps: Sequence[Step]) -> sa.Insert:
         .where(_is_one_of(then, [step.row.target.then for step in steps]))
         .order_by(then.c.audit_id)
     )
-    names = [*first.names, *first.given]
+    names: list[Any] = [rows.column(trail.table, name).key for name in (*first.names, *first.given)]
     return _Insert(trail.table).from_select(names, source, include_defaults=False)
 
 
 def _update(trail: Trail, steps: Sequence[Step]) -> sa.Update:
-    record, first = trail.audit.alias(), steps[0]
+    record, first, table = trail.audit.alias(), steps[0], trail.table
+    labels = {
+        name: free(f"audit_then_{n}", set(trail.spec.key)) for n, name in enumerate(first.names)
+    }
     then = (
         sa.select(
             *trail.key_of(record),
-            *(
-                rows.restored(trail, record, name).label(f"then_{n}")
-                for n, name in enumerate(first.names)
-            ),
+            *(rows.restored(trail, record, name).label(label) for name, label in labels.items()),
         )
         .where(_is_one_of(record, [step.row.target.then for step in steps]))
-        .subquery("audit_then")
+        .subquery(free("audit_then", {table.name}))
     )
-    table = trail.table
     values: dict[Any, Any] = {
         # What the model writes into others at each UPDATE is not asked for.
         column: column
@@ -175,9 +182,9 @@ def _update(trail: Trail, steps: Sequence[Step]) -> sa.Update:
         if column.onupdate is not None or column.server_onupdate is not None
         if column.computed is None
     }
-    values |= {table.c[name]: then.c[f"then_{n}"] for n, name in enumerate(first.names)}
+    values |= {rows.column(table, name): then.c[label] for name, label in labels.items()}
     given = zip(first.given, _given(trail, first.given), strict=True)
-    values |= {table.c[name]: value for name, value in given}
+    values |= {rows.column(table, name): value for name, value in given}
     return sa.update(table).values(values).where(rows.is_same(trail, table, then))
 
 
@@ -190,25 +197,14 @@ def _delete(trail: Trail, steps: Sequence[Step]) -> sa.Delete:
 
 
 def _given(trail: Trail, values: Mapping[str, Any]) -> list[sa.ColumnElement[Any]]:
-    return [
-        sa.cast(sa.literal(value, trail.table.c[name].type), trail.table.c[name].type)
-        for name, value in values.items()
-    ]
+    types = {name: rows.column(trail.table, name).type for name in values}
+    return [sa.cast(sa.literal(value, types[name]), types[name]) for name, value in values.items()]
 
 
 def _is_one_of(records: Any, numbers: Sequence[int | None]) -> sa.ColumnElement[bool]:
     wanted = sa.cast(sa.literal(list(numbers), rows.Numbers), rows.Numbers)
     found: sa.ColumnElement[bool] = records.c.audit_id == sa.any_(wanted)
     return found
-
-
-def _expire(session: Any, work: Iterable[Work]) -> None:
-    """Let a session forget what it holds of the rows."""
-    keys = {(each.part.trail.table, step.row.key) for each in work for step in each.steps}
-    for entity in list(session.identity_map.values()):
-        state = sa.inspect(entity)
-        if any((table, state.identity) in keys for table in state.mapper.tables):
-            session.expire(entity)
 
 
 class _Insert(sa.Insert):
@@ -220,7 +216,8 @@ class _Insert(sa.Insert):
 @compiles(_Insert, "postgresql")
 def _overriding(element: _Insert, compiler: Any, **kw: Any) -> str:
     text: str = compiler.visit_insert(element, **kw)
-    names = ", ".join(map(compiler.preparer.quote, element._select_names or ()))
+    columns = [element.table.c[key].name for key in element._select_names or ()]
+    names = ", ".join(map(compiler.preparer.quote, columns))
     head = f"INSERT INTO {compiler.preparer.format_table(element.table)} ({names}) "
     if not text.startswith(head):
         raise RestoreError(f"this SQLAlchemy writes an INSERT in another way: {text[:200]!r}")

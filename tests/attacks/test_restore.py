@@ -1,0 +1,213 @@
+"""Rows and names that try to make restoring lose a row, take a wrong value, or break."""
+
+import enum
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from alembic_audit import AuditId, RestoreError, audit_table, audited, restore, undelete, undo
+from alembic_audit.retype import aside
+from tests.conftest import Database
+from tests.test_restoring import image, transaction
+
+
+class Mood(enum.Enum):
+    good = "good"
+    bad = "bad"
+
+
+class MoodType(sa.types.TypeDecorator[Any]):
+    impl = sa.Enum(Mood, name="mood")
+    cache_ok = True
+
+
+def made(database: Database, *columns: sa.Column[Any], name: str = "thing") -> sa.Table:
+    table = sa.Table(name, sa.MetaData(), *columns)
+    audit_table(table)
+    table.metadata.create_all(database.engine)
+    return table
+
+
+def test_a_row_that_goes_with_a_deleted_one_is_no_success(database: Database) -> None:
+    """A planned row that ON DELETE CASCADE takes along is gone, not updated: all is taken back."""
+    metadata = sa.MetaData()
+    parent = sa.Table("parent", metadata, sa.Column("id", sa.Integer, primary_key=True))
+    child = sa.Table(
+        "child",
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("parent_id", sa.ForeignKey("parent.id", ondelete="CASCADE")),
+        sa.Column("n", sa.Integer),
+    )
+    for table in (parent, child):
+        audit_table(table)
+    metadata.create_all(database.engine)
+    with Session(database.engine) as session:
+        session.execute(sa.text("INSERT INTO parent VALUES (1)"))
+        session.execute(sa.text("INSERT INTO child VALUES (1, 1, 1)"))
+        session.commit()
+        number = transaction(session)
+        session.execute(sa.text("INSERT INTO parent VALUES (2)"))
+        session.execute(sa.text("UPDATE child SET n = 2"))
+        session.commit()
+        session.execute(sa.text("UPDATE child SET parent_id = 2"))
+        with pytest.raises(RestoreError, match="update of row 1 of 'child' the row is gone"):
+            undo(session, number, metadata).execute()
+        assert ["(1,2,2)"] == image(session, "child")
+
+
+@pytest.mark.parametrize(
+    "name", ["newest", "own", "first", "last", "audit_first", "then_0", 'An "x" %s :b']
+)
+def test_any_name_of_a_key(database: Database, name: str) -> None:
+    """No name of a key column is taken for one of ours, or for SQL."""
+    key = sa.Column(name, sa.Integer, primary_key=True)
+    table = made(database, key, sa.Column("n", sa.Integer), name="audit_then")
+    with Session(database.engine) as session:
+        session.execute(sa.insert(table).values({key: 5, table.c.n: 1}))
+        session.commit()
+        number = transaction(session)
+        session.execute(sa.update(table).values(n=2))
+        undo(session, number, table).execute()
+        assert ["(5,1)"] == image(session, "audit_then")
+        session.execute(sa.delete(table))
+        undelete(session, table, 5).execute()
+        assert ["(5,1)"] == image(session, "audit_then")
+
+
+def test_columns_whose_keys_are_names_of_others(database: Database) -> None:
+    """A column is written by its name, whatever ``Column(key=...)`` calls it."""
+    table = made(
+        database,
+        sa.Column("id", sa.Integer, primary_key=True, key="ident"),
+        sa.Column("a", sa.Integer, key="b"),
+        sa.Column("b", sa.Integer, key="a"),
+    )
+    with Session(database.engine) as session:
+        session.execute(sa.text("INSERT INTO thing VALUES (1, 10, 20)"))
+        session.execute(sa.text("UPDATE thing SET a = 11, b = 21"))
+        restore(session, table, 1, as_of=AuditId(1)).execute()
+        assert ["(1,10,20)"] == image(session, "thing")
+        session.execute(sa.text("DELETE FROM thing"))
+        undelete(session, table, 1).execute()
+        assert ["(1,10,20)"] == image(session, "thing")
+
+
+def test_a_plan_outlives_a_commit_and_not_a_rollback(database: Database) -> None:
+    """What was rolled back is no base of a plan; what was committed is."""
+    table = made(
+        database, sa.Column("id", sa.Integer, primary_key=True), sa.Column("n", sa.Integer)
+    )
+    with Session(database.engine) as session:
+        for end in (session.rollback, session.commit):
+            session.execute(sa.text("INSERT INTO thing VALUES (1, 1)"))
+            session.execute(sa.text("UPDATE thing SET n = 2"))
+            first = session.scalar(sa.text("SELECT min(audit_id) FROM thing_audit")) or 0
+            plan = restore(session, table, 1, as_of=AuditId(first))
+            end()
+            if end == session.rollback:
+                with pytest.raises(RestoreError, match="as after a rollback; make another one"):
+                    plan.execute()
+        plan.execute()
+        assert ["(1,1)"] == image(session, "thing")
+
+
+def test_more_columns_than_a_select_list_holds_twice(database: Database) -> None:
+    """A table of 850 columns is shown in parts."""
+    names = [f"c{n}" for n in range(850)]
+    columns = [sa.Column(name, sa.SmallInteger) for name in names]
+    table = made(database, sa.Column("id", sa.Integer, primary_key=True), *columns)
+    with Session(database.engine) as session:
+        session.execute(sa.text("INSERT INTO thing VALUES (1)"))
+        session.execute(sa.update(table).values(dict.fromkeys(names, 1)))
+        (row,) = restore(session, table, 1, as_of=AuditId(1)).execute()
+        assert names == [one.name for one in row.changes]
+        assert {(1, None)} == {(one.before, one.after) for one in row.changes}
+        assert [f"(1,{',' * 849})"] == image(session, "thing")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [MoodType(), postgresql.DOMAIN("mood_domain", sa.Enum(Mood, name="mood"))],
+    ids=["decorated", "domain"],
+)
+def test_enums_in_disguise(database: Database, kind: Any) -> None:
+    """A native enum under a TypeDecorator or a domain is written as what it is."""
+    sa.Enum(Mood, name="mood").create(database.engine)
+    table = made(database, sa.Column("id", sa.Integer, primary_key=True), sa.Column("mood", kind))
+    with Session(database.engine) as session:
+        session.execute(sa.text("INSERT INTO thing VALUES (1, 'bad')"))
+        session.execute(sa.text("UPDATE thing SET mood = 'good'"))
+        restore(session, table, 1, as_of=AuditId(1)).execute()
+        assert ["(1,bad)"] == image(session, "thing")
+
+
+def test_a_key_with_a_collation(database: Database) -> None:
+    """The audit table has none, and PostgreSQL would not know by which to compare."""
+    key = sa.Column("id", sa.String(collation="C"), primary_key=True)
+    table = made(database, key, sa.Column("n", sa.Integer))
+    with Session(database.engine) as session:
+        session.execute(sa.text("INSERT INTO thing VALUES ('a', 1), ('A', 1)"))
+        session.execute(sa.text("UPDATE thing SET n = 2"))
+        restore(session, table, "a", as_of=AuditId(2)).execute()
+        assert ["(A,2)", "(a,1)"] == sorted(image(session, "thing"))
+
+
+def test_a_former_type_of_a_column_with_a_long_name(database: Database) -> None:
+    """The shortened name of what was set aside is found: the value is lost, not NULL."""
+    name = "n" * 60
+    table = made(database, sa.Column("id", sa.Integer, primary_key=True), sa.Column(name, sa.Text))
+    with Session(database.engine) as session:
+        session.execute(sa.text("INSERT INTO thing VALUES (1, 'x')"))
+        former = aside(name, sa.Text())
+        session.execute(sa.text(f"ALTER TABLE thing_audit RENAME {name} TO {former}"))
+        session.execute(sa.text(f"ALTER TABLE thing_audit ADD {name} text"))
+        session.execute(sa.text(f"UPDATE thing SET {name} = 'y'"))
+        plan = restore(session, table, 1, as_of=AuditId(1))
+        assert [f"it had another type then: {former} 'x'"] == [one.reason for one in plan.lost]
+        plan.execute()
+        assert ["(1,y)"] == image(session, "thing")
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+@audited()
+class Tag(Base):
+    __tablename__ = "tag"
+
+    id: Mapped[str] = mapped_column(sa.CHAR(4), primary_key=True)
+    n: Mapped[int] = mapped_column(unique=True)
+
+
+def test_a_session_forgets_what_it_holds_under_a_key_written_otherwise(
+    database: Database,
+) -> None:
+    """CHAR pads a key, so that the session knows the row by another text than the table."""
+    Base.metadata.create_all(database.engine)
+    with Session(database.engine, expire_on_commit=False) as session:
+        tag = Tag(id="a", n=1)
+        session.add(tag)
+        session.commit()
+        tag.n = 2
+        session.commit()
+        restore(session, Tag, "a", as_of=AuditId(1)).execute()
+        assert 1 == tag.n
+
+
+def test_what_the_session_cannot_write_is_its_own_error(database: Database) -> None:
+    """A flush that fails before the restoration is not called a refusal of it."""
+    Base.metadata.create_all(database.engine)
+    with Session(database.engine) as session:
+        session.add(Tag(id="a", n=1))
+        session.commit()
+        session.get_one(Tag, "a").n = 2
+        session.commit()
+        plan = restore(session, Tag, "a", as_of=AuditId(1))
+        session.add(Tag(id="b", n=2))
+        with pytest.raises(sa.exc.IntegrityError, match="tag_n_key"):
+            plan.execute()
