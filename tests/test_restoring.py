@@ -357,6 +357,14 @@ def test_an_insert_without_a_needed_value_is_refused(session: Session) -> None:
     assert ["(1,a,new,5,none)"] == image(session, "secret")
 
 
+def test_a_value_for_what_is_not_recorded_of_a_row_that_is_there(session: Session) -> None:
+    """It would be ignored, or written though nothing says that it changed: it is refused."""
+    session.execute(sa.insert(Secret).values(id=1, name="a", pin=1))
+    session.execute(sa.update(Secret).values(name="b"))
+    with pytest.raises(RestoreError, match="'pin' of 'secret' is not recorded, and nothing says"):
+        restore(session, Secret, 1, as_of=AuditId(1), values={"pin": 5})
+
+
 def test_a_hashed_null_comes_back(session: Session) -> None:
     """A hash that is NULL tells the value."""
     session.execute(sa.insert(Secret).values(id=1, name="a", pin=1))
@@ -539,6 +547,24 @@ def test_what_a_trigger_turns_away_is_no_success(session: Session, account: Acco
     )
     with pytest.raises(RestoreError, match="or a trigger turned it away"):
         restore(session, Account, 1, as_of=AuditId(1)).execute()
+    session.rollback()
+
+
+def test_what_a_trigger_writes_instead_is_returned(session: Session, account: Account) -> None:
+    """execute() returns what is there, not what was planned."""
+    session.execute(
+        sa.text(
+            "CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql"
+            " AS 'BEGIN NEW.city := upper(NEW.city); RETURN NEW; END'"
+        )
+    )
+    session.execute(
+        sa.text(
+            "CREATE TRIGGER shout BEFORE UPDATE ON account FOR EACH ROW EXECUTE FUNCTION shout()"
+        )
+    )
+    (done,) = restore(session, Account, 1, as_of=AuditId(1)).execute()
+    assert (Change("email", "b@x", "a@x"), Change("city", "Oslo", "ROME")) == done.changes
     session.rollback()
 
 

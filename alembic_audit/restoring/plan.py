@@ -11,7 +11,7 @@ from alembic_audit.naming import cut
 from alembic_audit.reading.difference import Change
 from alembic_audit.reading.trail import Trail
 from alembic_audit.restoring import rows, write
-from alembic_audit.restoring.rows import Part, Row
+from alembic_audit.restoring.rows import Part, Row, Target
 from alembic_audit.restoring.write import Action, Step, Work
 
 Key = tuple[Any, ...]
@@ -131,7 +131,7 @@ class Restoration:
             overwrite: Also where there are conflicts.
 
         Returns:
-            What was done.
+            What was done: as planned, but for what triggers of the table made of it.
 
         Raises:
             RestoreError: There are conflicts, a needed value is lost, a row changed since the
@@ -160,7 +160,10 @@ class Restoration:
             raise RestoreError(
                 f"PostgreSQL refused it, and nothing was changed: {error.orig}"
             ) from (error)
-        return self.rows
+        done: list[RowChange] = []
+        for each in self._work:
+            done += _done(self._connectable, each, self.rows[len(done) :])
+        return tuple(done)
 
 
 def planned(connectable: Any, parts: Iterable[Part]) -> Restoration:
@@ -178,10 +181,12 @@ def planned(connectable: Any, parts: Iterable[Part]) -> Restoration:
         steps = []
         for row in rows.read(connectable, part):
             _see_complete(part.trail, row)
-            if (step := _step(part, row)) is not None:
+            if (step := _step(part, row)) is None:
+                continue
+            lost += _lost(part, step)
+            if step.names or step.given or step.action == "delete":
                 steps.append(step)
                 conflicts += _conflict(part, row)
-                lost += _lost(part, step)
         work.append(Work(part, tuple(steps)))
         changes += _changes(connectable, work[-1])
     return Restoration(tuple(changes), tuple(conflicts), tuple(lost), connectable, tuple(work))
@@ -240,11 +245,14 @@ def _step(part: Part, row: Row) -> Step | None:
     names = [name for name in names if rows.column(trail.table, name).computed is None]
     reasons = _reasons(part, row, names)
     written = tuple(name for name in names if name not in reasons and name not in part.values)
-    given = {
-        name: value
-        for name, value in part.values.items()
-        if action == "insert" or (action == "update" and name in names)
-    }
+    given = {name: value for name, value in part.values.items() if action == "insert"}
+    if action == "update":
+        given = {name: value for name, value in part.values.items() if name in names}
+        if unknown := [name for name in part.values if name not in trail.spec.stored]:
+            raise RestoreError(
+                f"values: {unknown[0]!r} of {trail.table.fullname!r} is not recorded, and nothing "
+                f"says that it changed; row {row.name} is there, update it by hand"
+            )
     if action == "update" and not (written or given or reasons):
         return None
     return Step(row, action, written, given, reasons)
@@ -298,15 +306,29 @@ def _lost(part: Part, step: Step) -> Iterator[Lost]:
 def _changes(connectable: Any, work: Work) -> Iterator[RowChange]:
     """Yield what happens to each row, with the values before and after."""
     table = work.part.trail.table
-    written = {name for step in work.steps for name in step.names}
-    names = [column.name for column in table.columns if column.name in written]
-    targets = [step.row.target for step in work.steps]
-    found = rows.images(connectable, work.part.trail, targets, names)
+    found = rows.images(connectable, work.part.trail, *_written(work))
     for step, (now, then) in zip(work.steps, found, strict=True):
         after = {**{name: then[name] for name in step.names}, **step.given}
         changes = tuple(Change(name, now.get(name), after[name]) for name in after)
-        if step.names or step.given or step.action == "delete":
-            yield RowChange(table.fullname, step.row.key, step.action, changes, step.row.since)
+        yield RowChange(table.fullname, step.row.key, step.action, changes, step.row.since)
+
+
+def _done(connectable: Any, work: Work, planned: Iterable[RowChange]) -> Iterator[RowChange]:
+    """Yield what happened: a BEFORE trigger may have written something else than was planned."""
+    found = rows.images(connectable, work.part.trail, *_written(work))
+    for step, change, (now, _then) in zip(work.steps, planned, found, strict=False):
+        changes = tuple(
+            dataclasses.replace(one, after=now[one.name]) if one.name in step.names else one
+            for one in change.changes
+        )
+        yield dataclasses.replace(change, changes=changes)
+
+
+def _written(work: Work) -> tuple[list[Target], list[str]]:
+    """Return the rows, and the columns that are written from records, in the table's order."""
+    written = {name for step in work.steps for name in step.names}
+    names = [column.name for column in work.part.trail.table.columns if column.name in written]
+    return [step.row.target for step in work.steps], names
 
 
 def _records(numbers: tuple[int, ...]) -> str:

@@ -96,8 +96,6 @@ def _lock(connectable: Any, work: Work) -> None:
 
 def _see_recorded(connectable: Any, work: Work) -> None:
     for step, row in zip(work.steps, _again(connectable, work), strict=True):
-        if not (step.names or step.given or step.action == "delete"):
-            continue
         if not row.own or row.newest <= step.row.newest or row.there != row.recorded:
             table = work.part.trail.table.fullname
             raise RestoreError(
@@ -141,7 +139,7 @@ def _alike(work: Work, action: Action) -> Iterable[list[Step]]:
     """Return the steps of an action, together those that write the same columns."""
     found: dict[Any, list[Step]] = {}
     for step in work.steps:
-        if step.action == action and (step.names or step.given or action == "delete"):
+        if step.action == action:
             found.setdefault((step.names, *step.given), []).append(step)
     return found.values()
 
