@@ -205,6 +205,25 @@ def test_configuration(
     )
 
 
+def test_the_url_of_the_template_of_alembic_is_none(
+    shop: Shop,
+    alone: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What `alembic init` writes says nothing: the environment is asked."""
+    (tmp_path / "alembic.ini").write_text(
+        "[alembic]\nscript_location = %(here)s\n"
+        "sqlalchemy.url = driver://user:pass@localhost/dbname\n"
+    )
+    monkeypatch.setenv("DATABASE_URL", shop.url)
+    assert 0 == main(["log", "account", "1"])
+    assert 4 == len(capsys.readouterr().out.splitlines())
+    assert 2 == main(["log", "account", "1", "-c", "alembic.ini"])
+    assert "alembic.ini has no sqlalchemy.url" in capsys.readouterr().err
+
+
 def test_environment(
     shop: Shop,
     alone: None,

@@ -178,7 +178,7 @@ DECLARATIONS: dict[str, Callable[[], object]] = {
     "naming convention … is …, which cannot be used": lambda: declared(
         convention={"audit.table": "%(table)s_log"}, enabled=True
     ),
-    "… has … bytes, of which PostgreSQL keeps …": lambda: table(sa.Column("x" * 64, sa.Text)),
+    "has … bytes, of which PostgreSQL keeps …": lambda: table(sa.Column("x" * 64, sa.Text)),
 }
 
 

@@ -84,7 +84,9 @@ def _configured(file: str, section: str) -> str | None:
     toml = file.endswith(".toml")
     config = Config(None if toml else file, toml_file=file if toml else None, ini_section=section)
     try:
-        return config.get_alembic_option("sqlalchemy.url") or None
+        url = config.get_alembic_option("sqlalchemy.url") or None
+        # That is what `alembic init` writes: nobody has said yet.
+        return None if url and url.startswith("driver://") else url
     except (CommandError, configparser.Error, ValueError) as error:
         raise CliError(escaped(f"{file} cannot be read: {error}")) from error
 
