@@ -635,6 +635,26 @@ def test_undo_of_many_tables(session: Session) -> None:
     assert before == (image(session, "account"), image(session, "entry"))
 
 
+def test_a_deletion_that_takes_others_along_is_a_conflict(session: Session) -> None:
+    """Entries that came later under an inserted one would go by its ON DELETE CASCADE."""
+    session.execute(sa.insert(Entry).values(id=1, amount=1))
+    session.commit()
+    number = transaction(session)
+    session.execute(sa.insert(Entry).values(id=2, amount=1))
+    session.execute(sa.insert(Entry).values(id=3, amount=1, parent_id=2))
+    session.commit()
+    session.execute(sa.insert(Entry).values(id=4, amount=1, parent_id=2))
+    session.commit()
+    said = "entry 4: parent_id refers to a row that is deleted, and goes along or loses it"
+    for plan in (undo(session, number, Entry), restore(session, Entry, 2, as_of=AuditId(1))):
+        assert said in list(map(str, plan.conflicts))
+        with pytest.raises(RestoreError, match=f"(?s)overwrite=True.*{said}"):
+            plan.execute()
+    plan = undo(session, number, Entry)
+    assert (1, 2) == (len(plan.conflicts), len(plan.execute(overwrite=True)))
+    assert ["(1,,,1,,0)"] == image(session, "entry")
+
+
 def test_undo_of_truncate(session: Session) -> None:
     """All rows come back that were there, those too that the transaction changed as well."""
     session.execute(

@@ -11,6 +11,7 @@ from alembic_audit.naming import cut
 from alembic_audit.reading.difference import Change
 from alembic_audit.reading.trail import Trail
 from alembic_audit.restoring import rows, write
+from alembic_audit.restoring.cascade import children
 from alembic_audit.restoring.rows import Part, Row, Target
 from alembic_audit.restoring.write import Action, Step, Work
 
@@ -49,22 +50,26 @@ class RowChange:
 
 @dataclasses.dataclass(frozen=True)
 class Conflict:
-    """A row that was changed again since the transaction that is undone.
+    """A row that was changed again since, or that a deletion would take along.
 
     Attributes:
         table: Its table.
         key: Its primary key.
-        columns: Those that both changed; empty where the row came or went.
-        audit_id: The last record of the row.
+        columns: Those that were changed again, none where the row came or went; or those by which
+            it refers to a row that would be deleted.
+        audit_id: The last record of a row that was changed again; None of one that refers.
     """
 
     table: str
     key: Key
     columns: tuple[str, ...]
-    audit_id: int
+    audit_id: int | None
 
     def __str__(self) -> str:
         what = ", ".join(self.columns) or "the whole row"
+        if self.audit_id is None:
+            gone = "refers to a row that is deleted, and goes along or loses it"
+            return f"{self.table} {rows.key_text(self.key)}: {what} {gone}"
         last = f"changed since, last by record {self.audit_id}"
         return f"{self.table} {rows.key_text(self.key)}: {what} {last}"
 
@@ -100,7 +105,8 @@ class Restoration:
 
     Attributes:
         rows: What would happen to each row; those that are as they were are left out.
-        conflicts: Rows that were changed again since the transaction that is undone.
+        conflicts: Rows that were changed again since the transaction that is undone, and rows
+            that a deletion would take along.
         lost: Values that cannot come back.
     """
 
@@ -140,8 +146,8 @@ class Restoration:
         """
         if self.conflicts and not overwrite:
             raise RestoreError(
-                "what would be undone was changed again; look at it, and write "
-                f"execute(overwrite=True):\n{_lines(self.conflicts)}"
+                "other changes would be lost; look at them, and write execute(overwrite=True):\n"
+                f"{_lines(self.conflicts)}"
             )
         if needed := [one for one in self.lost if one.needed]:
             raise RestoreError(f"a row cannot be inserted without what is lost:\n{_lines(needed)}")
@@ -159,7 +165,7 @@ class Restoration:
         except sa.exc.DBAPIError as error:
             raise RestoreError(
                 f"PostgreSQL refused it, and nothing was changed: {error.orig}"
-            ) from (error)
+            ) from error
         done: list[RowChange] = []
         for each in self._work:
             done += _done(self._connectable, each, self.rows[len(done) :])
@@ -189,6 +195,10 @@ def planned(connectable: Any, parts: Iterable[Part]) -> Restoration:
                 conflicts += _conflict(part, row)
         work.append(Work(part, tuple(steps)))
         changes += _changes(connectable, work[-1])
+    conflicts += (
+        Conflict(table.fullname, key, columns, None)
+        for table, key, columns in children(connectable, work)
+    )
     return Restoration(tuple(changes), tuple(conflicts), tuple(lost), connectable, tuple(work))
 
 
@@ -221,41 +231,46 @@ def _conflict(part: Part, row: Row) -> Iterator[Conflict]:
 
 def _step(part: Part, row: Row) -> Step | None:
     """Return what is to be done, or None where the row is as it shall be."""
-    trail, target = part.trail, row.target
-    if part.of_transaction and not _has_changed(row):
+    wants = row.target.then is not None
+    if not (wants or row.there) or (part.of_transaction and not _has_changed(row)):
         return None
-    action: Action
-    if target.then is not None and row.there:
-        names = [name for name in row.differing if name not in trail.spec.ignore_columns]
-        if part.columns is not None:
-            names = [name for name in names if name in part.columns]
-        if target.left is not None:
-            names = [name for name in names if name in row.changed]
-        action = "update"
-    elif target.then is not None or row.there:
-        if part.columns is not None:
-            raise RestoreError(
-                f"columns= is for a row that was there and is, not for row {row.name} of "
-                f"{trail.table.fullname!r}"
-            )
-        action = "insert" if target.then is not None else "delete"
-        names = list(trail.recorded) if action == "insert" else []
-    else:
-        return None
-    names = [name for name in names if rows.column(trail.table, name).computed is None]
+    if wants and row.there:
+        return _update(part, row)
+    if part.columns is not None:
+        raise RestoreError(
+            f"columns= is for a row that was there and is, not for row {row.name} of "
+            f"{part.trail.table.fullname!r}"
+        )
+    if not wants:
+        return Step(row, "delete", (), {}, {})
+    names = _writable(part.trail, part.trail.recorded)
     reasons = _reasons(part, row, names)
     written = tuple(name for name in names if name not in reasons and name not in part.values)
-    given = {name: value for name, value in part.values.items() if action == "insert"}
-    if action == "update":
-        given = {name: value for name, value in part.values.items() if name in names}
-        if unknown := [name for name in part.values if name not in trail.spec.stored]:
-            raise RestoreError(
-                f"values: {unknown[0]!r} of {trail.table.fullname!r} is not recorded, and nothing "
-                f"says that it changed; row {row.name} is there, update it by hand"
-            )
-    if action == "update" and not (written or given or reasons):
-        return None
-    return Step(row, action, written, given, reasons)
+    return Step(row, "insert", written, part.values, reasons)
+
+
+def _update(part: Part, row: Row) -> Step | None:
+    spec = part.trail.spec
+    if unknown := [name for name in part.values if name not in spec.stored]:
+        raise RestoreError(
+            f"values: {unknown[0]!r} of {part.trail.table.fullname!r} is not recorded, and nothing "
+            f"says that it changed; row {row.name} is there, update it by hand"
+        )
+    names = [name for name in row.differing if name not in spec.ignore_columns]
+    if part.columns is not None:
+        names = [name for name in names if name in part.columns]
+    if part.of_transaction and row.target.left is not None:
+        names = [name for name in names if name in row.changed]
+    names = _writable(part.trail, names)
+    reasons = _reasons(part, row, names)
+    written = tuple(name for name in names if name not in reasons and name not in part.values)
+    given = {name: value for name, value in part.values.items() if name in names}
+    return Step(row, "update", written, given, reasons) if names else None
+
+
+def _writable(trail: Trail, names: Iterable[str]) -> list[str]:
+    """Return the columns that PostgreSQL does not compute."""
+    return [name for name in names if rows.column(trail.table, name).computed is None]
 
 
 def _has_changed(row: Row) -> bool:

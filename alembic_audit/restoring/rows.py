@@ -231,6 +231,13 @@ def is_same_row(
     return sa.and_(*(one.c[name] == other.c[name] for name in trail.spec.key))
 
 
+def is_one_of(records: NamedFromClause, numbers: Sequence[int | None]) -> sa.ColumnElement[bool]:
+    """Return whether a record is one of those with these numbers."""
+    wanted = sa.cast(sa.literal(list(numbers), Numbers), Numbers)
+    found: sa.ColumnElement[bool] = records.c.audit_id == sa.any_(wanted)
+    return found
+
+
 def restored(trail: Trail, record: NamedFromClause, name: str) -> sa.ColumnElement[Any]:
     """Return what a record holds of a column, as the table takes it."""
     return _as_column(_told(trail, record, name), column(trail.table, name).type)

@@ -88,7 +88,7 @@ def _lock(connectable: Any, work: Work) -> None:
             sa.select(sa.literal(1))
             .select_from(live)
             .join(anchor, rows.is_same(trail, live, anchor))
-            .where(_is_one_of(anchor, [target.anchor for target in some]))
+            .where(rows.is_one_of(anchor, [target.anchor for target in some]))
             .order_by(*(rows.column(live, name) for name in trail.spec.key))
             .with_for_update(of=live)
         ).all()
@@ -153,7 +153,7 @@ def _insert(trail: Trail, steps: Sequence[Step]) -> sa.Insert:
     ]
     source = (
         sa.select(*values)
-        .where(_is_one_of(then, [step.row.target.then for step in steps]))
+        .where(rows.is_one_of(then, [step.row.target.then for step in steps]))
         .order_by(then.c.audit_id)
     )
     names: list[Any] = [rows.column(trail.table, name).key for name in (*first.names, *first.given)]
@@ -170,7 +170,7 @@ def _update(trail: Trail, steps: Sequence[Step]) -> sa.Update:
             *trail.key_of(record),
             *(rows.restored(trail, record, name).label(label) for name, label in labels.items()),
         )
-        .where(_is_one_of(record, [step.row.target.then for step in steps]))
+        .where(rows.is_one_of(record, [step.row.target.then for step in steps]))
         .subquery(free("audit_then", {table.name}))
     )
     values: dict[Any, Any] = {
@@ -190,19 +190,13 @@ def _delete(trail: Trail, steps: Sequence[Step]) -> sa.Delete:
     anchor = trail.audit.alias()
     return sa.delete(trail.table).where(
         rows.is_same(trail, trail.table, anchor),
-        _is_one_of(anchor, [step.row.target.anchor for step in steps]),
+        rows.is_one_of(anchor, [step.row.target.anchor for step in steps]),
     )
 
 
 def _given(trail: Trail, values: Mapping[str, Any]) -> list[sa.ColumnElement[Any]]:
     types = {name: rows.column(trail.table, name).type for name in values}
     return [sa.cast(sa.literal(value, types[name]), types[name]) for name, value in values.items()]
-
-
-def _is_one_of(records: Any, numbers: Sequence[int | None]) -> sa.ColumnElement[bool]:
-    wanted = sa.cast(sa.literal(list(numbers), rows.Numbers), rows.Numbers)
-    found: sa.ColumnElement[bool] = records.c.audit_id == sa.any_(wanted)
-    return found
 
 
 class _Insert(sa.Insert):
