@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from alembic_audit.cli import main
 from alembic_audit.cli.text import is_hidden
+from tests.blocks import DOCS
 from tests.conftest import _database
-from tests.test_terminal import PAGE, Shop, alone, hostile, models, write, write_by_hand
+from tests.test_terminal import Shop, alone, hostile, models, write, write_by_hand
 from tools import postgres
 
 __all__ = ["alone"]
@@ -165,7 +166,7 @@ def test_a_client_that_goes_away(shop: Shop, alone: None, what: str, end: str) -
     else:
         command += ["-m", "alembic_audit", what, "account", "audit:9999999", "--url", text]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=PAGE.parents[1]
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=DOCS.parent
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.readline()

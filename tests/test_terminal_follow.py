@@ -17,8 +17,9 @@ import pytest
 import sqlalchemy as sa
 
 from alembic_audit.cli import main
+from tests.blocks import DOCS
 from tests.conftest import Database
-from tests.test_terminal import PAGE, Shop, models, write, write_by_hand
+from tests.test_terminal import Shop, models, write, write_by_hand
 
 BACKENDS = (
     "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
@@ -73,7 +74,7 @@ def following(shop: Shop, *options: str) -> Iterator[Follower]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=PAGE.parents[1],
+        cwd=DOCS.parent,
     ) as process:
         try:
             yield Follower(process)
