@@ -215,7 +215,8 @@ def clients(results: Results) -> str:
     """Table: transactions per second as a share of those without audit, paired by round."""
     lines = []
     for found in results.get("clients", ()):
-        for system, values in found["tps"].items():
+        for system in (name for name in SYSTEMS if name in found["tps"]):
+            values = found["tps"][system]
             shares = [a / b for a, b in zip(values, found["tps"]["none"], strict=True)]
             lines.append(
                 [
