@@ -387,6 +387,41 @@ def test_ignored_columns_and_what_the_model_writes_by_itself_stay(session: Sessi
     assert ["(1,,,1,3,5)"] == image(session, "entry")
 
 
+def test_a_given_value_is_not_cut(database: Database) -> None:
+    """A value that does not fit the column is refused by PostgreSQL, not cut to it."""
+    columns = [
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("code", sa.String(3), nullable=False),
+        sa.Column("mood", sa.Enum(Mood, name="mood")),
+        sa.Column("doc", postgresql.JSONB),
+        sa.Column("day", sa.Date),
+    ]
+    table = sa.Table("thing", sa.MetaData(), *columns)
+    audit_table(table, exclude_columns=["code", "mood", "doc", "day"])
+    table.metadata.create_all(database.engine)
+    for driver in ("psycopg2", "psycopg"):
+        engine = sa.create_engine(database.url(driver), poolclass=sa.NullPool)
+        with Session(engine) as session:
+            session.execute(sa.insert(table).values(id=1, code="abc"))
+            session.execute(sa.delete(table))
+            with pytest.raises(RestoreError, match="too long for type character varying"):
+                undelete(session, table, 1, values={"code": "abcd"}).execute()
+            values = {"code": "xyz", "mood": Mood.bad, "doc": {"a": 1}}
+            day = datetime.date(2026, 1, 31)
+            undelete(session, table, 1, values={**values, "day": day}).execute()
+            assert ['(1,xyz,bad,"{""a"": 1}",2026-01-31)'] == image(session, "thing")
+            session.rollback()
+
+
+def test_an_ignored_column_cannot_be_asked_for(session: Session) -> None:
+    """It would be left as it is without a word: it is refused."""
+    session.execute(sa.insert(Entry).values(id=1, amount=1, seen=1))
+    session.execute(sa.update(Entry).values(amount=2, seen=2))
+    for more in ({"columns": ["seen"]}, {"values": {"seen": 1}}):
+        with pytest.raises(RestoreError, match="'seen' of 'entry' is in ignore_columns"):
+            restore(session, Entry, 1, as_of=AuditId(1), **more)  # type: ignore[arg-type]
+
+
 # -- what is refused -------------------------------------------------------------------------
 
 

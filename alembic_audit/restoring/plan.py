@@ -256,6 +256,11 @@ def _update(part: Part, row: Row) -> Step | None:
             f"values: {unknown[0]!r} of {part.trail.table.fullname!r} is not recorded, and nothing "
             f"says that it changed; row {row.name} is there, update it by hand"
         )
+    if ignored := {*part.values, *(part.columns or ())} & {*spec.ignore_columns}:
+        raise RestoreError(
+            f"{min(ignored)!r} of {part.trail.table.fullname!r} is in ignore_columns, and not all "
+            f"of its changes are recorded; row {row.name} is there, update it by hand"
+        )
     names = [name for name in row.differing if name not in spec.ignore_columns]
     if part.columns is not None:
         names = [name for name in names if name in part.columns]

@@ -195,8 +195,10 @@ def _delete(trail: Trail, steps: Sequence[Step]) -> sa.Delete:
 
 
 def _given(trail: Trail, values: Mapping[str, Any]) -> list[sa.ColumnElement[Any]]:
-    types = {name: rows.column(trail.table, name).type for name in values}
-    return [sa.cast(sa.literal(value, types[name]), types[name]) for name, value in values.items()]
+    # Not cast, which would cut text and round numbers: an assignment refuses what does not fit.
+    return [
+        sa.literal(value, rows.column(trail.table, name).type) for name, value in values.items()
+    ]
 
 
 class _Insert(sa.Insert):
