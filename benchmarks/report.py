@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import chart
+from benchmarks import chart, plan
 from benchmarks.systems import LIMIT, SYSTEMS
 
 Results = dict[str, Any]
@@ -112,9 +112,11 @@ def unaudited(results: Results, factor: str, workload: str, system: str) -> str:
     return f"{statistics.median(a / b for a, b in pairs):.1f}"
 
 
-def difference(results: Results, workload: str, system: str, other: str) -> str:
+def difference(
+    results: Results, workload: str, system: str, other: str, factor: str = "base"
+) -> str:
     """Microseconds that a system needs more than another, paired by round, with its interval."""
-    cell = _cell(results, "base", workload)
+    cell = _cell(results, factor, workload)
     if cell is None or not all("cpu" in cell.get(name, {}) for name in (system, other)):
         return MISSING
     pairs = zip(cell[system]["cpu"], cell[other]["cpu"], strict=True)
@@ -132,6 +134,20 @@ def differences(results: Results, system: str) -> str:
             for workload in ("insert", "update", "delete")
         ]
         for name in others
+    ]
+    return _table(["", "INSERT", "UPDATE", "DELETE"], lines)
+
+
+def parts(results: Results) -> str:
+    """Table: microseconds of a single row that ours needs for each thing that a trail promises."""
+    first, *others = plan.PARTS
+    lines = [
+        [part.title]
+        + [
+            difference(results, workload, first.name, part.name, "parts")
+            for workload in ("insert", "update", "delete")
+        ]
+        for part in others
     ]
     return _table(["", "INSERT", "UPDATE", "DELETE"], lines)
 
@@ -173,7 +189,7 @@ def factors(results: Results, system: str) -> str:
     lines = [
         [factor, *(_spread(ratios(results, factor, name, system)) for name in names)]
         for factor in found
-        if factor not in ("ORM", "length")
+        if factor not in ("ORM", "length", "parts")
     ]
     return _table([SYSTEMS[system].title, *names], lines)
 
@@ -336,6 +352,7 @@ FIGURES: dict[str, Callable[..., str]] = {
         factors,
         lengths,
         machine,
+        parts,
         ratio,
         reading,
         rounds,

@@ -86,6 +86,17 @@ def ours(connection: sa.Connection, shape: Shape, options: dict[str, Any]) -> No
             operations.invoke(each)
 
 
+def without(*statements: str) -> Install:
+    """Return what runs the migration that autogenerate writes, and then takes some of it away."""
+
+    def install(connection: sa.Connection, shape: Shape, options: dict[str, Any]) -> None:
+        ours(connection, shape, options)
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+    return install
+
+
 def limit(connection: sa.Connection, shape: Shape, options: dict[str, Any]) -> None:
     """Make the tables of ours, without triggers: the client writes both."""
     table = audited(shape, options)
@@ -193,6 +204,12 @@ SYSTEMS = {
             "alembic_audit, statement, no index",
             ours,
             {"level": "statement", "indexes": ()},
+        ),
+        System(
+            "row_classic",
+            "alembic_audit, row, classic, no index",
+            ours,
+            {"level": "row", "audit_columns": "classic", "indexes": ()},
         ),
         System(
             "declarative",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import __main__, autogenerate, chart, report
+from benchmarks import __main__, autogenerate, chart, plan, report
 from benchmarks.systems import SYSTEMS
 from tests.conftest import Database
 
@@ -28,6 +28,8 @@ def test_the_quick_run_measures_every_system_in_every_cell(tmp_path: Path) -> No
         assert set(SYSTEMS) == set(cell["systems"])
         for times in cell["systems"].values():
             assert "over_cap_s" in times or all(each > 0 for each in times["cpu"] + times["wall"])
+    (parts,) = (cell for cell in results["cells"] if cell["factor"] == "parts")
+    assert {part.name for part in plan.PARTS} == set(parts["systems"])
     assert {"cells", "clients", "machine", "reading", "sizes"} == set(results)
     compared = json.loads(path.with_name("autogenerate.json").read_text())["tables"]["3"]["systems"]
     assert list(autogenerate.SYSTEMS) == list(compared)
