@@ -7,9 +7,27 @@ from html import escape
 Spread = tuple[float, float, float]
 """First quartile, median, third quartile."""
 
-COLORS = ["#0b6e4f", "#2f9e76", "#c1440e", "#7a5195", "#b58db6", "#003f5c", "#8a8a8a", "#ffa600"]
-LEFT, WIDTH, TOP, BAND = 110, 560, 60, 13
-"""Pixels: where the axis begins, its length, the legend's height, the height of one system."""
+COLORS = [
+    "#0b6e4f",
+    "#e6550d",
+    "#3182bd",
+    "#c994c7",
+    "#7a5195",
+    "#a1d99b",
+    "#8c6d31",
+    "#6b6ecf",
+    "#ffa600",
+    "#de2d26",
+    "#8a8a8a",
+    "#17becf",
+]
+"""One for each series: whoever draws more has to choose more."""
+
+LEFT, WIDTH, BAND = 110, 560, 13
+"""Pixels: where the axis begins, its length, the height of one system."""
+
+COLUMNS, ENTRY, LINE = 2, 300, 16
+"""The legend: how many columns, and the pixels of an entry's width and height."""
 
 STYLE = """\
 <style>
@@ -37,30 +55,29 @@ def dots(rows: Sequence[str], series: Mapping[str, Sequence[Spread | None]], tit
         share = math.log(value / lowest) / math.log(highest / lowest)
         return round(LEFT + WIDTH * share, 1)
 
+    top = 28 + LINE * math.ceil(len(series) / COLUMNS)
     height = BAND * (len(series) + 1)
-    bottom = TOP + height * len(rows)
+    bottom = top + height * len(rows)
     lines = [STYLE, f'<text x="{LEFT}" y="14">{escape(title)}</text>']
     ticks = [tick for tick in (1, 1.5, 2, 3, 5, 10, 20, 50, 100, 1000) if lowest <= tick <= highest]
     for tick in ticks:
         kind = "limit" if tick == 1 else "grid"
-        lines.append(f'<path class="{kind}" d="M{x(tick)} {TOP}V{bottom}"/>')
+        lines.append(f'<path class="{kind}" d="M{x(tick)} {top}V{bottom}"/>')
         lines.append(f'<text x="{x(tick)}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
     for number, name in enumerate(rows):
-        y = TOP + height * number
+        y = top + height * number
         lines.append(f'<path class="grid" d="M0 {y}H{LEFT + WIDTH}"/>')
         lines.append(f'<text x="4" y="{y + height / 2 + 4:g}">{escape(name)}</text>')
-    for number, (name, spreads) in enumerate(series.items()):
-        color = COLORS[number % len(COLORS)]
-        column, line = number % 4, number // 4
-        lines.append(
-            f'<circle cx="{LEFT + 150 * column}" cy="{28 + 16 * line}" r="4" fill="{color}"/>'
-        )
-        lines.append(
-            f'<text x="{LEFT + 150 * column + 8}" y="{32 + 16 * line}">{escape(name)}</text>'
-        )
+    for number, ((name, spreads), color) in enumerate(
+        zip(series.items(), COLORS[: len(series)], strict=True)
+    ):
+        line, column = divmod(number, COLUMNS)
+        left, y = LEFT + ENTRY * column, 28 + LINE * line
+        lines.append(f'<circle cx="{left}" cy="{y}" r="4" fill="{color}"/>')
+        lines.append(f'<text x="{left + 8}" y="{y + 4}">{escape(name)}</text>')
         for row, spread in enumerate(spreads):
             if spread:
-                y = TOP + height * row + BAND * (number + 1)
+                y = top + height * row + BAND * (number + 1)
                 low, middle, high = map(x, spread)
                 lines.append(f'<path stroke="{color}" d="M{low} {y}H{high}"/>')
                 lines.append(f'<circle cx="{middle}" cy="{y}" r="4" fill="{color}"/>')

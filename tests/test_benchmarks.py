@@ -143,3 +143,15 @@ def test_a_chart_shows_no_dot_where_nothing_was_measured() -> None:
     drawn = chart.dots(["a", "b"], {"<x>": [(1.0, 1.1, 1.2), None]}, "title")
     assert 2 == drawn.count("<circle")
     assert "&lt;x&gt;" in drawn
+
+
+def test_a_chart_of_many_series_tells_them_apart() -> None:
+    """Each has a color of its own, and the legend ends above the first band."""
+    many = {f"series {number}": [(1.0, 1.1, 1.2)] for number in range(11)}
+    drawn = chart.dots(["a"], many, "title")
+    circles = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="4" fill="(#\w+)"/>', drawn)
+    assert 11 == len({color for _, _, color in circles})
+    legend, dots = circles[::2], circles[1::2]
+    (top,) = re.findall(r'<path class="limit" d="M[\d.]+ (\d+)V', drawn)
+    assert max(float(y) for _, y, _ in legend) + chart.LINE <= float(top)
+    assert min(float(y) for _, y, _ in dots) > float(top)
