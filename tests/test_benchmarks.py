@@ -55,7 +55,7 @@ def test_the_page_is_made_of_the_committed_results() -> None:
 def test_no_figure_is_written_by_hand() -> None:
     """The template holds no measured number: no decimals, percentages or microseconds."""
     template = report.TEMPLATE.read_text()
-    assert ["95 %"] == re.findall(r"\d+\.\d+|\d+ ?%|\d+ ?µs|\d+ ?ms", template)
+    assert {"95 %"} == set(re.findall(r"\d+\.\d+|\d+ ?%|\d+ ?µs|\d+ ?ms", template))
 
 
 def test_results_name_no_host_and_no_path() -> None:
