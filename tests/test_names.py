@@ -43,8 +43,8 @@ PLPGSQL = re.findall(
     returned_sqlstate reverse rollback row_count rowtype schema schema_name scroll slice sqlstate
     stacked table table_name type use_column use_variable variable_conflict warning
     new old found sqlerrm tg_op tg_name tg_when tg_level tg_relid tg_relname tg_table_name
-    tg_table_schema tg_nargs tg_argv tg_event tg_tag audit_user audit_setting audit_setting_1
-    audit_setting_2 _
+    tg_table_schema tg_nargs tg_argv tg_event tg_tag audit_user audit_time audit_setting
+    audit_setting_1 audit_setting_2 _
     """,
 )
 

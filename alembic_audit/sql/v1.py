@@ -33,9 +33,10 @@ def body(spec: AuditSpec, source: str, audit: str, partitions: Sequence[str]) ->
         partitions: The partitions of the spec, qualified and quoted, in its order.
     """
     lines = [HEADER + spec.to_json()]
-    if partitions or spec.level == "statement":
+    each_row = bool(partitions) or spec.level == "statement"
+    if each_row:
         lines.append("#variable_conflict use_variable")
-    lines += [*_declarations(spec, audit, spec.sparse_columns), "BEGIN"]
+    lines += [*_declarations(spec, audit, spec.sparse_columns, each_row=each_row), "BEGIN"]
     lines += [*_guard(spec, audit), *_settings(spec, source), *_role(spec)]
     branches = _branches(spec, audit)
     keyword = "IF"
@@ -133,7 +134,7 @@ def snapshot(spec: AuditSpec, source: str, audit: str) -> str:
     return do_block(
         [
             "#variable_conflict use_variable",
-            *_declarations(spec, audit),
+            *_declarations(spec, audit, each_row=True),
             "BEGIN",
             f"  LOCK TABLE {source} IN SHARE MODE;",
             *_settings(spec, source, of_trigger=False),
@@ -272,16 +273,22 @@ def _continue_if_recorded(spec: AuditSpec, audit: str, found: Mapping[str, str])
     ]
 
 
-def _declarations(spec: AuditSpec, audit: str, sparse: Sequence[str] = ()) -> list[str]:
-    lines = []
+def _declarations(
+    spec: AuditSpec, audit: str, sparse: Sequence[str] = (), *, each_row: bool = False
+) -> list[str]:
+    """Return the variables, of the types of their columns.
+
+    A cast would be folded away in a plan for given values only, which PL/pgSQL would then make
+    again for each statement of a session whose first one was large (plancache.c,
+    choose_custom_plan).
+    """
+    columns = {"audit_time": "audit_operation_timestamp"} if each_row else {}
     if spec.audit_columns == "standard":
-        lines.append("  audit_user pg_catalog.text;")
-    if spec.session_settings:
-        lines.append("  audit_setting pg_catalog.text;")
-    lines += [
-        f"  audit_setting_{number} {audit}.{quote(setting.column)}%TYPE;"
-        for number, setting in enumerate(spec.session_settings, 1)
-    ]
+        columns["audit_user"] = "audit_current_user"
+    for number, setting in enumerate(spec.session_settings, 1):
+        columns[f"audit_setting_{number}"] = setting.column
+    lines = ["  audit_setting pg_catalog.text;"] if spec.session_settings else []
+    lines += [f"  {name} {audit}.{quote(column)}%TYPE;" for name, column in columns.items()]
     lines += [f"  {_stored(number)} pg_catalog.bool;" for number, _ in enumerate(sparse, 1)]
     return ["DECLARE", *lines] if lines else []
 
@@ -350,9 +357,14 @@ def _record(
 
 
 def _each_row(spec: AuditSpec, audit: str, operation: str, table: str) -> list[str]:
-    """Return the INSERT of one record for every row of a table."""
-    columns, values = _values(spec, operation, "audited_row")
+    """Return the INSERT of one record for every row of a table, all of the same time.
+
+    A volatile function in the list would be a subquery of its own in the plan, not pulled up
+    (prepjointree.c, is_simple_subquery): a node to start and to pass for each row.
+    """
+    columns, values = _values(spec, operation, "audited_row", time="audit_time")
     return [
+        "audit_time := pg_catalog.clock_timestamp();",
         f"INSERT INTO {audit} (",
         *comma_separated(map(quote, columns)),
         ") SELECT",
@@ -362,12 +374,17 @@ def _each_row(spec: AuditSpec, audit: str, operation: str, table: str) -> list[s
 
 
 def _values(
-    spec: AuditSpec, operation: str, row: str | None, *, changed: str = "NULL"
+    spec: AuditSpec,
+    operation: str,
+    row: str | None,
+    *,
+    changed: str = "NULL",
+    time: str = "pg_catalog.clock_timestamp()",
 ) -> tuple[list[str], list[str]]:
     """Return the columns of a record, and the expressions that go into them."""
     values = {
         "audit_operation": f"'{operation}'",
-        "audit_operation_timestamp": "pg_catalog.clock_timestamp()",
+        "audit_operation_timestamp": time,
     }
     if spec.audit_columns == "standard":
         values["audit_transaction_id"] = "pg_catalog.txid_current()"

@@ -123,7 +123,7 @@ def test_type_is_shadowed(lab: Lab, schema: str) -> None:
     lab.attack(*LOOT)
     domain = f"CREATE DOMAIN {schema}.text AS pg_catalog.text CHECK (app.steal())"
     writes = (*([PATH] if schema == "app" else []), *WRITES)
-    lab.start(lambda body: body.replace("audit_user pg_catalog.text", "audit_user text"))
+    lab.start(lambda body: body.replace("audit_setting pg_catalog.text", "audit_setting text"))
     lab.attack(domain, *writes)
     assert loot(lab)
     lab.admin("DELETE FROM app.loot", "DROP DOMAIN IF EXISTS app.text")
