@@ -24,19 +24,22 @@ def compiled_with_other_types(
     planned a statement with NEW or OLD fails when a field of theirs has another type. It compiles
     anew when the function is replaced.
     """
-    columns: dict[tuple[str, str, str], Name] = {}
+    retyped: dict[Name, set[str]] = defaultdict(set)
+    for op in _flat(operations):
+        if (isinstance(op, AlterAuditColumnOp) and op.type_ is not None) or (
+            isinstance(op, ops.AlterColumnOp) and op.modify_type is not None
+        ):
+            retyped[table_of(op, default_schema)].add(op.column_name)
+    names = set()
     for old, new in changes:
-        name = source_of(new, default_schema)
-        audit = audit_of(old, default_schema)
-        columns |= {(*audit, setting.column): name for setting in old.session_settings}
-        columns |= {(*name, column): name for column in (*old.stored, *old.key)}
-    retyped = (
-        columns.get((*table_of(op, default_schema), op.column_name))
-        for op in _flat(operations)
-        if (isinstance(op, AlterAuditColumnOp) and op.type_ is not None)
-        or (isinstance(op, ops.AlterColumnOp) and op.modify_type is not None)
-    )
-    return {name for name in retyped if name is not None}
+        source = source_of(new, default_schema)
+        of_source = retyped.get(source, set())
+        of_audit = retyped.get(audit_of(old, default_schema), set())
+        if of_source & {*old.stored, *old.key} or of_audit & {
+            setting.column for setting in old.session_settings
+        }:
+            names.add(source)
+    return names
 
 
 def retyped_keys(
@@ -48,18 +51,16 @@ def retyped_keys(
 
     PostgreSQL refuses to alter the type of such a column (tablecmds.c, ATExecAlterColumnType).
     """
-    keys = {
-        (*source_of(new, default_schema), column)
-        for old, new in changes
-        if old.level == "statement"
-        for column in old.key
+    retyped = {
+        (table_of(op, default_schema), op.column_name)
+        for op in _flat(operations)
+        if isinstance(op, ops.AlterColumnOp) and op.modify_type is not None
     }
     return {
-        table_of(op, default_schema)
-        for op in _flat(operations)
-        if isinstance(op, ops.AlterColumnOp)
-        and op.modify_type is not None
-        and (*table_of(op, default_schema), op.column_name) in keys
+        source_of(new, default_schema)
+        for old, new in changes
+        if old.level == "statement"
+        and any((source_of(new, default_schema), column) in retyped for column in old.key)
     }
 
 

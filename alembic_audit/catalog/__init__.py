@@ -20,8 +20,6 @@ from alembic_audit.catalog.state import (
     Triggers,
     restore,
     table_of,
-    trigger_name,
-    wanted_triggers,
 )
 from alembic_audit.naming import qualify
 from alembic_audit.spec import HEADER, AuditSpec, NewerSpecError
@@ -59,14 +57,15 @@ def read(
     triggers: dict[int, list[sa.Row[Any]]] = defaultdict(list)
     foreign: list[ForeignTrigger] = []
     tables = sorted({(text.schemas(one, default_schema)[0], one.table) for one in declared})
-    for row in connection.execute(
+    rows = connection.execute(
         queries.TRIGGERS,
         {
             "functions": [row.oid for row in functions],
             "table_schemas": [schema for schema, _ in tables],
             "tables": [name for _, name in tables],
         },
-    ):
+    ).all()
+    for row in rows:
         if row.foreign_source is None:
             triggers[row.tgfoid].append(row)
         else:
@@ -82,11 +81,8 @@ def read(
     relations = _relations(
         connection, [*of_statements, *(spec for spec, _, _ in taken.values())], default_schema
     )
-    others = Triggers(
-        {name for spec, _, _ in taken.values() for name in wanted_triggers(spec, default_schema)},
-        {trigger_name(row) for rows in triggers.values() for row in rows if not row.parent},
-    )
-    definitions = _definitions(connection)
+    others = Triggers([spec for spec, _, _ in taken.values()], rows, default_schema)
+    definitions = _definitions(connection, rows)
     states = {
         name: State(
             spec, row, header, triggers[row.oid], relations, others, default_schema, definitions
@@ -105,11 +101,19 @@ def read(
     return Catalog(states, made, newer, foreign, _unfit(of_statements, relations, default_schema))
 
 
-def _definitions(connection: sa.Connection) -> Definitions:
+def _definitions(connection: sa.Connection, triggers: Sequence[sa.Row[Any]]) -> Definitions:
+    """Return what asks for the statements that make triggers, of all at once where it may."""
+    known: dict[int, str] = {}
+
     def definition(row: sa.Row[Any]) -> str:
-        if row.definition is not None:
-            return str(row.definition)
-        return str(connection.execute(queries.DEFINITION, {"oid": row.oid}).scalar_one())
+        if row.oid not in known:
+            wanted = [row] if row.condition else [one for one in triggers if not one.condition]
+            oids = [one.oid for one in wanted]
+            known.update(
+                (oid, text)
+                for oid, text in connection.execute(queries.DEFINITIONS, {"triggers": oids})
+            )
+        return known[row.oid]
 
     return definition
 
@@ -146,11 +150,12 @@ def read_strays(connection: sa.Connection, functions: Collection[Name]) -> list[
     ).all()
     rows = {row.oid: row for row in found if (row.nspname, row.proname) in functions}
     triggers: dict[int, list[sa.Row[Any]]] = defaultdict(list)
-    for row in connection.execute(
+    every = connection.execute(
         queries.TRIGGERS, {"functions": list(rows), "table_schemas": [], "tables": []}
-    ):
+    ).all()
+    for row in every:
         triggers[row.tgfoid].append(row)
-    definitions = _definitions(connection)
+    definitions = _definitions(connection, every)
     return [
         Stray(
             table_of(None, triggers[oid], ""),

@@ -70,13 +70,6 @@ TRIGGERS = sa.text(
       (t.tgnargs = 0 AND t.tgattr::pg_catalog.text = '' AND t.tgconstraint = 0) AS plain,
       t.tgoldtable, t.tgnewtable, t.tgqual::pg_catalog.text AS condition,
       'pg_catalog.record_image_ne'::pg_catalog.regproc::pg_catalog.oid AS differs,
-      CASE WHEN t.tgqual IS NOT NULL THEN ARRAY(
-        SELECT a.attname::pg_catalog.text
-        FROM pg_catalog.generate_series(1, c.relnatts) AS number
-        LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = number
-        ORDER BY number
-      ) END AS columns,
-      CASE WHEN t.tgqual IS NULL THEN pg_catalog.pg_get_triggerdef(t.oid) END AS definition,
       CASE WHEN ours.oid IS NULL THEN p.prosrc END AS foreign_source,
       pn.nspname AS function_schema, p.proname
     FROM pg_catalog.pg_trigger AS t
@@ -101,17 +94,22 @@ TRIGGERS = sa.text(
     sa.bindparam("tables", type_=sa.ARRAY(sa.Text())),
 )
 
-DEFINITION = sa.text("SELECT pg_catalog.pg_get_triggerdef(:oid)").bindparams(
-    sa.bindparam("oid", type_=sa.BigInteger())
-)
-"""Of a trigger with a condition, whose table it locks: only where it is other than meant."""
+DEFINITIONS = sa.text(
+    """
+    SELECT t.oid, pg_catalog.pg_get_triggerdef(t.oid) FROM pg_catalog.pg_trigger AS t
+    WHERE t.oid = ANY (CAST(:triggers AS pg_catalog.oid[]))
+    """
+).bindparams(sa.bindparam("triggers", type_=sa.ARRAY(sa.BigInteger())))
+"""Where a trigger is other than meant. A condition locks its table: of such a one, it alone."""
 
 RELATIONS = sa.text(
     f"""
     SELECT n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner)::pg_catalog.text AS owner,
       ARRAY(
-        SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute AS a
-        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        SELECT CASE WHEN NOT a.attisdropped THEN a.attname::pg_catalog.text END
+        FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = c.oid AND a.attnum > 0
+        ORDER BY a.attnum
       ) AS columns,
       c.relkind::pg_catalog.text, EXISTS (
         SELECT FROM pg_catalog.pg_inherits AS i WHERE c.oid IN (i.inhrelid, i.inhparent)
@@ -125,10 +123,12 @@ RELATIONS = sa.text(
       JOIN pg_catalog.pg_sequence AS s ON s.seqrelid = d.objid
       JOIN pg_catalog.pg_class AS sc ON sc.oid = s.seqrelid
       JOIN pg_catalog.pg_namespace AS sn ON sn.oid = sc.relnamespace
-      JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid
       WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'i'
         AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = c.oid
-        AND a.attname = 'audit_id'
+        AND d.refobjsubid = (
+          SELECT a.attnum FROM pg_catalog.pg_attribute AS a
+          WHERE a.attrelid = c.oid AND a.attname = 'audit_id'
+        )
     ) AS sequence ON true
     WHERE c.relkind IN ('r', 'p', 'f') AND {WANTED}
     """
@@ -145,11 +145,11 @@ SHAPES = sa.text(
         FROM (
           SELECT pg_catalog.concat_ws(' ',
             pg_catalog.to_json(a.attname::pg_catalog.text)::pg_catalog.text,
-            CASE WHEN t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace
+            CASE WHEN a.atttypid < 16384
               THEN pg_catalog.format_type(a.atttypid, a.atttypmod) END,
             CASE WHEN a.attnotnull THEN 'NOT NULL' END,
             CASE WHEN a.atthasdef THEN 'DEFAULT' END,
-            CASE WHEN a.attcollation <> t.typcollation THEN 'COLLATE' END,
+            CASE WHEN a.attcollation NOT IN (0, 100) THEN 'COLLATE' END,
             CASE WHEN a.attidentity <> '' THEN (
               SELECT pg_catalog.concat_ws(' ', 'IDENTITY', a.attidentity, s.seqstart,
                 s.seqincrement, s.seqmin, s.seqmax, s.seqcache, s.seqcycle)
@@ -161,7 +161,6 @@ SHAPES = sa.text(
             ) END
           ) AS line
           FROM pg_catalog.pg_attribute AS a
-          JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
         ) AS columns
       ), (
@@ -174,24 +173,27 @@ SHAPES = sa.text(
               THEN pg_catalog.to_json(ic.relname::pg_catalog.text)::pg_catalog.text END,
             (
               SELECT pg_catalog.string_agg(
-                pg_catalog.to_json(a.attname::pg_catalog.text)::pg_catalog.text, ','
-                ORDER BY k.place
+                (
+                  SELECT pg_catalog.to_json(a.attname::pg_catalog.text)::pg_catalog.text
+                  FROM pg_catalog.pg_attribute AS a
+                  WHERE a.attrelid = c.oid AND a.attnum = k.attnum
+                ), ',' ORDER BY k.place
               )
               FROM pg_catalog.unnest(i.indkey::pg_catalog.int2[])
                 WITH ORDINALITY AS k (attnum, place)
-              JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum
             ),
             CASE WHEN i.indisunique AND NOT i.indisprimary THEN 'UNIQUE' END,
             CASE WHEN NOT i.indisvalid OR i.indnatts <> i.indnkeyatts OR i.indexprs IS NOT NULL
               OR i.indpred IS NOT NULL OR i.indoption::pg_catalog.text ~ '[1-9]'
-              OR ic.reloptions IS NOT NULL OR am.amname <> 'btree'
+              OR ic.reloptions IS NOT NULL OR ic.relam <> (
+                SELECT am.oid FROM pg_catalog.pg_am AS am WHERE am.amname = 'btree'
+              )
               OR i.indclass::pg_catalog.oid[] && ARRAY(
                 SELECT o.oid FROM pg_catalog.pg_opclass AS o WHERE NOT o.opcdefault
               ) THEN 'OTHER' END
           ) AS line
           FROM pg_catalog.pg_index AS i
           JOIN pg_catalog.pg_class AS ic ON ic.oid = i.indexrelid
-          JOIN pg_catalog.pg_am AS am ON am.oid = ic.relam
           WHERE i.indrelid = c.oid
         ) AS indexes
       )
@@ -224,5 +226,7 @@ SHAPES = sa.text(
 )
 """One text for each plain audit table, of the lines that ``shapes.declared`` returns of a Table.
 
-They are sorted by the client: to sort them here, each would be made twice.
+They are sorted by the client: to sort them here, each would be made twice. What initdb made has a
+number below 16384 (access/transam.h, FirstNormalObjectId), and "default" is the collation 100
+(pg_collation.dat): to join pg_type would cost as much as all of the rest.
 """

@@ -1,9 +1,10 @@
 """One trail: its spec beside its rows in the catalogs, and how they differ."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -66,15 +67,23 @@ def _set_state(row: sa.Row[Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Triggers:
-    """The triggers of all trails, by schema, table and name.
+    """The triggers of all trails, gone through only where one is other than meant."""
 
-    Attributes:
-        wanted: Those that the specs give.
-        there: Those that call a function of ours, whichever.
-    """
+    specs: Sequence[AuditSpec]
+    rows: Sequence[sa.Row[Any]]
+    default_schema: str
 
-    wanted: set[tuple[str, str, str]]
-    there: set[tuple[str, str, str]]
+    @functools.cached_property
+    def wanted(self) -> set[tuple[str, str, str]]:
+        """Those that the specs give, by schema, table and name."""
+        return {name for spec in self.specs for name in wanted_triggers(spec, self.default_schema)}
+
+    @functools.cached_property
+    def there(self) -> set[tuple[str, str, str]]:
+        """Those that call a function of ours, whichever."""
+        return {
+            trigger_name(row) for row in self.rows if row.foreign_source is None and not row.parent
+        }
 
 
 def trigger_name(row: sa.Row[Any]) -> tuple[str, str, str]:
@@ -82,8 +91,7 @@ def trigger_name(row: sa.Row[Any]) -> tuple[str, str, str]:
     return (row.nspname, row.relname, row.tgname)
 
 
-@dataclasses.dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """When a trigger fires, and what it sees.
 
     Attributes:
@@ -99,15 +107,15 @@ class Shape:
     condition: tuple[str, ...] = ()
 
 
-def _shape_of(row: sa.Row[Any]) -> Shape:
-    return Shape(row.tgtype, row.tgoldtable, row.tgnewtable, _changed(row))
+def _shape_of(row: sa.Row[Any], relations: Mapping[Name, sa.Row[Any]]) -> Shape:
+    condition = _changed(row, relations) if row.condition else ()
+    return Shape(row.tgtype, row.tgoldtable, row.tgnewtable, condition)
 
 
-def _changed(row: sa.Row[Any]) -> tuple[str, ...]:
+def _changed(row: sa.Row[Any], relations: Mapping[Name, sa.Row[Any]]) -> tuple[str, ...]:
     """Return the columns whose change is the whole condition of a trigger, by its node tree."""
     tree = row.condition
-    if tree is None:
-        return ()
+    relation = relations.get((row.nspname, row.relname))
     nodes = [node.removesuffix("EXPR") for node in re.findall(r"\{(\w+)", tree)]
     variables = re.findall(r"\{VAR :varno (\d+) :varattno (\d+)", tree)
     count = len(variables) // 2
@@ -115,12 +123,13 @@ def _changed(row: sa.Row[Any]) -> tuple[str, ...]:
     numbers = [number for _, number in variables[:count]]
     meant = [*(("1", number) for number in numbers), *(("2", number) for number in numbers)]
     if (
-        nodes != ["FUNC", *rows, *rows]
+        relation is None
+        or nodes != ["FUNC", *rows, *rows]
         or variables != meant
         or re.findall(r":funcid (\d+)", tree) != [str(row.differs)]
     ):
         return ("?",)
-    return tuple(row.columns[int(number) - 1] for number in numbers)
+    return tuple(relation.columns[int(number) - 1] for number in numbers)
 
 
 def wanted_triggers(spec: AuditSpec, default_schema: str) -> dict[tuple[str, str, str], Shape]:
@@ -154,6 +163,7 @@ class State:
         source, audit = text.schemas(spec, default_schema)
         self.definitions = definitions
         self.others = others
+        self.relations = relations
         self.row = row
         self.triggers = triggers
         self.default_schema = default_schema
@@ -285,13 +295,11 @@ class State:
         # By trigger, the state that is meant, and the one in which the statements make it.
         expected: dict[int, tuple[str, str]] = {}
         for row in sorted(self.triggers, key=lambda row: bool(row.parent)):
-            table = qualify(row.nspname, row.relname)
-            trigger = f"trigger {quote(row.tgname)} on {table}"
             if row.parent:
                 oid = row.parent
                 while parents[oid]:
                     oid = parents[oid]
-                self._compare_state(row, trigger, *expected[oid])
+                self._compare_state(row, *expected[oid])
                 continue
             name = trigger_name(row)
             normal = "A" if self.spec.always or name == guard else "O"
@@ -304,18 +312,18 @@ class State:
                 )
                 found = [_definition(self.definitions(row), self.name)]
                 if name in self.others.wanted:  # another trail's, which the downgrade made before
-                    found.insert(0, f"DROP TRIGGER IF EXISTS {quote(row.tgname)} ON {table}")
-                self._drifted(kind, f"{trigger} calls {self.name} too", *found)
+                    found.insert(0, f"DROP TRIGGER IF EXISTS {_on_table(row)}")
+                self._drifted(kind, f"trigger {_on_table(row, 'on')} calls {self.name} too", *found)
                 expected[row.oid] = ("O", "O")
-            elif wanted.pop(name) != _shape_of(row) or not row.plain:
+            elif wanted.pop(name) != _shape_of(row, self.relations) or not row.plain:
                 self._drifted(
                     states.TRIGGER_RETIMED,
-                    f"{trigger} is now: {self.definitions(row)}",
-                    f"DROP TRIGGER {quote(row.tgname)} ON {table}",
+                    f"trigger {_on_table(row, 'on')} is now: {self.definitions(row)}",
+                    f"DROP TRIGGER {_on_table(row)}",
                     _definition(self.definitions(row), self.name),
                 )
                 expected[row.oid] = (normal, "O")
-            self._compare_state(row, trigger, *expected[row.oid])
+            self._compare_state(row, *expected[row.oid])
         for schema, relation, trigger in wanted:
             table = qualify(schema, relation)
             found = [f"DROP TRIGGER {quote(trigger)} ON {table}"]
@@ -327,21 +335,26 @@ class State:
                 detail = f"trigger {quote(trigger)} on {table} is gone"
                 self._drifted(states.TRIGGER_MISSING, detail, *found)
 
-    def _compare_state(self, row: sa.Row[Any], trigger: str, meant: str, made: str) -> None:
+    def _compare_state(self, row: sa.Row[Any], meant: str, made: str) -> None:
         if row.tgenabled != meant:
             kind = states.DISABLED_ON_PARTITION if row.parent else states.TRIGGER_DISABLED
             self._drifted(
                 states.ENABLE_ALWAYS_LOST if (meant, row.tgenabled) == ("A", "O") else kind,
-                f"{trigger} is in state {_STATES[row.tgenabled]}",
+                f"trigger {_on_table(row, 'on')} is in state {_STATES[row.tgenabled]}",
                 _set_state(row),
             )
         elif meant != made:
             self.found.append(_set_state(row))
 
 
+def _on_table(row: sa.Row[Any], on: str = "ON") -> str:
+    return f"{quote(row.tgname)} {on} {qualify(row.nspname, row.relname)}"
+
+
 def _missing(columns: Sequence[str], relation: sa.Row[Any] | None) -> list[str]:
     """Return the columns that a table does not have; all of them where there is no table."""
-    return [one for one in columns if relation is None or one not in relation.columns]
+    there = () if relation is None else set(relation.columns)
+    return [one for one in columns if one not in there]
 
 
 def _shape(spec: AuditSpec, kind: str) -> Shape:

@@ -23,6 +23,7 @@ from alembic_audit.sql.text import (
     partition_names,
     printable,
     regprocedure,
+    schemas,
     source_name,
 )
 
@@ -42,17 +43,18 @@ def body(spec: AuditSpec, default_schema: str) -> str:
     Raises:
         SpecError: The template version of the spec is not known.
     """
-    names = (
-        source_name(spec, default_schema),
-        audit_name(spec, default_schema),
-        partition_names(spec, default_schema),
-    )
     # A spec never changes, and autogenerate asks several times: the last text stays beside its
     # fields, where neither equality nor replace() sees it.
+    resolved = schemas(spec, default_schema)
     known, text = vars(spec).get("_body", (None, ""))
-    if known != names:
-        text = _template(spec).body(spec, *names)
-        vars(spec)["_body"] = (names, text)
+    if known != resolved:
+        text = _template(spec).body(
+            spec,
+            source_name(spec, default_schema),
+            audit_name(spec, default_schema),
+            partition_names(spec, default_schema),
+        )
+        vars(spec)["_body"] = (resolved, text)
     return str(text)
 
 
