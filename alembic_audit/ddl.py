@@ -1,6 +1,6 @@
 """VerbatimDDL, the one way in which this package sends SQL, and trails without a migration."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from sqlalchemy import Connection, Engine, MetaData, Table, event
@@ -15,6 +15,7 @@ from alembic_audit.sql.text import schemas
 from alembic_audit.states import AuditState
 
 SPEC_KEY = "audit.spec"
+TARGET_KEY = "audit.target_table"
 
 
 class VerbatimDDL(ExecutableDDLElement):
@@ -51,33 +52,50 @@ def create_and_drop_text(spec: AuditSpec) -> tuple[str, str]:
     )
 
 
-def attach(audit: Table) -> None:
-    """Let ``create_all`` and ``drop_all`` of an audit table take function and triggers along.
+def attach(metadata: MetaData) -> None:
+    """Let ``create_all`` and ``drop_all`` of audit tables take function and triggers along.
 
     Only PostgreSQL gets them. These are events of one MetaData, which Alembic's ``op.create_table``
-    does not fire: a migration creates nothing twice.
-
-    Args:
-        audit: The audit Table; its spec is read from its info when the event fires.
+    does not fire: a migration creates nothing twice. Attached again, nothing changes.
     """
-    key = audit.key
+    event.listen(metadata, "after_create", _after_create)
+    event.listen(metadata, "before_drop", _before_drop)
 
-    def current(tables: Any) -> bool:
-        # A table that was derived anew has listeners of its own.
-        return audit.metadata.tables.get(key) is audit and audit in tables
 
-    def after_create(target: MetaData, connection: Connection, *, tables: Any, **kw: Any) -> None:
-        if connection.dialect.name == "postgresql" and current(tables):
-            for statement in sql.create(audit.info[SPEC_KEY], default_schema(connection)):
+def _after_create(metadata: MetaData, connection: Connection, *, tables: Any, **kw: Any) -> None:
+    if connection.dialect.name == "postgresql":
+        default = default_schema(connection)
+        for spec in _trails(metadata, tables):
+            for statement in sql.create(spec, default):
                 connection.execute(verbatim(statement))
 
-    def before_drop(target: MetaData, connection: Connection, *, tables: Any, **kw: Any) -> None:
-        if connection.dialect.name == "postgresql" and current(tables):
-            spec = audit.info[SPEC_KEY]
-            connection.execute(verbatim(sql.drop_if_there(spec, default_schema(connection))))
 
-    event.listen(audit.metadata, "after_create", after_create)
-    event.listen(audit.metadata, "before_drop", before_drop)
+def _before_drop(metadata: MetaData, connection: Connection, *, tables: Any, **kw: Any) -> None:
+    if connection.dialect.name == "postgresql":
+        default = default_schema(connection)
+        for spec in _trails(metadata, tables):
+            connection.execute(verbatim(sql.drop_if_there(spec, default)))
+
+
+def _trails(metadata: MetaData, tables: Iterable[Table]) -> Iterator[AuditSpec]:
+    """Yield the specs of those tables that are audit tables, as they were derived last."""
+    for table in tables:
+        spec: AuditSpec | None = table.info.get(SPEC_KEY)
+        if (
+            spec is not None
+            and (spec.audit_schema, spec.audit_table) == (table.schema, table.name)
+            and metadata.tables.get(table.key) is table
+            and target(table) is not None
+        ):
+            yield spec
+
+
+def target(audit: Table) -> Table | None:
+    """Return the source of an audit table; None for one that was reflected, or is a copy."""
+    source = audit.info.get(TARGET_KEY)
+    if isinstance(source, Table) and audit.metadata.tables.get(source.key) is source:
+        return source
+    return None
 
 
 def default_schema(connection: Connection) -> str:

@@ -458,14 +458,24 @@ class AuditSpec:
             raise SpecError(
                 f"level 'statement' of {self.table!r} does not go with {reason}; write level 'row'"
             )
+        names = self.audit_column_names
+        if len(set(names)) < len(names):
+            self._refuse_double(names)
+        if len(names) > 1600:
+            raise SpecError(
+                f"the audit table of {self.table!r} would have {len(names)} columns; PostgreSQL "
+                "allows 1,600: exclude some"
+            )
+
+    def _refuse_double(self, names: Sequence[str]) -> None:
         sides = [
             *(f"setting audit.{setting.name}" for setting in self.session_settings),
             *(f"source column {name!r}" for name in self.columns),
             *(f"hash of source column {name!r}" for name in self.hash_columns),
         ]
-        own = len(self.audit_column_names) - len(sides)
+        own = len(names) - len(sides)
         seen: dict[str, str] = {}
-        for name, side in zip(self.audit_column_names, ["own column"] * own + sides, strict=True):
+        for name, side in zip(names, ["own column"] * own + sides, strict=True):
             if name in seen:
                 raise SpecError(
                     f"the audit table of {self.table!r} would have two columns {name!r}: "
@@ -473,11 +483,6 @@ class AuditSpec:
                     "'audit.setting', or exclude the column"
                 )
             seen[name] = side
-        if len(seen) > 1600:
-            raise SpecError(
-                f"the audit table of {self.table!r} would have {len(seen)} columns; PostgreSQL "
-                "allows 1,600: exclude some"
-            )
 
 
 def _default_name(table: str, schema: str | None, source_schema: str | None, key: str) -> str:

@@ -149,6 +149,39 @@ def test_calls_of_an_upgrade(database: Database) -> None:
     assert calls(ours) < 2.2 * calls(plain)
 
 
+def reads(engine: sa.Engine, metadata: sa.MetaData) -> list[str]:
+    """Return the statements that read the trails of some models."""
+    specs = tables.derive_all(metadata)
+    seen: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+        seen.append(statement)
+
+    with engine.connect() as connection:
+        event.listen(engine, "before_cursor_execute", note)
+        try:
+            catalog.read(connection, specs, "public", {"public"})
+        finally:
+            event.remove(engine, "before_cursor_execute", note)
+    return seen
+
+
+def test_definitions_of_triggers(database: Database) -> None:
+    """PostgreSQL writes none where all is as meant, else all of them in one statement."""
+    metadata = models(5)
+    upgrade(database.engine, metadata)
+    assert 3 == len(reads(database.engine, metadata))
+    for number in range(5):
+        with database.engine.begin() as connection:
+            connection.exec_driver_sql(
+                f"CREATE TRIGGER another AFTER INSERT ON t{number} "
+                f"FOR EACH STATEMENT EXECUTE FUNCTION public_t{number}_audit()"
+            )
+    seen = reads(database.engine, metadata)
+    assert 4 == len(seen)
+    assert [3] == [number for number, one in enumerate(seen) if "pg_get_triggerdef" in one]
+
+
 def test_waits_for_nobody(database: Database) -> None:
     """Our queries read on while another session holds ACCESS EXCLUSIVE on every table."""
     metadata = models(3)

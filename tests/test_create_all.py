@@ -15,6 +15,7 @@ from alembic_audit import (
     install_audit_triggers,
     uninstall_audit_triggers,
 )
+from alembic_audit.tables import derive_all
 from tests.catalogs import snapshot
 from tests.conftest import Database
 from tests.project import Project
@@ -62,6 +63,25 @@ def test_create_all_and_a_migration_give_the_same_catalog(
     project.migrate(_metadata())
     project.engine.dispose()
     assert made == snapshot(database.engine)
+
+
+def test_create_all_of_many_tables(database: Database) -> None:
+    """One listener makes all trails, however often they are derived, and none of a copy."""
+    metadata = _metadata()
+    for number in range(3):
+        table = sa.Table(f"t{number}", metadata, sa.Column("id", sa.Integer, primary_key=True))
+        audit_table(table, indexes=())
+    derive_all(metadata)
+    derive_all(metadata)
+    assert 1 == len(list(metadata.dispatch.after_create))
+    assert 1 == len(list(metadata.dispatch.before_drop))
+    metadata.tables["t0_audit"].to_metadata(metadata, name="copy")
+    empty = snapshot(database.engine)
+
+    metadata.create_all(database.engine)
+    assert 4 * 5 == len(_triggers(database))
+    metadata.drop_all(database.engine)
+    assert empty == snapshot(database.engine)
 
 
 def test_create_all_on_sqlite_makes_plain_tables() -> None:

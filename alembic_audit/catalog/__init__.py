@@ -17,6 +17,7 @@ from alembic_audit.catalog.foreign import trigger as foreign_trigger
 from alembic_audit.catalog.state import (
     Definitions,
     State,
+    Trigger,
     Triggers,
     restore,
     table_of,
@@ -54,17 +55,10 @@ def read(
             "prefixes": sorted(prefix for prefix in prefixes if prefix),
         },
     ).all()
-    triggers: dict[int, list[sa.Row[Any]]] = defaultdict(list)
+    triggers: dict[int, list[Trigger]] = defaultdict(list)
     foreign: list[ForeignTrigger] = []
     tables = sorted({(text.schemas(one, default_schema)[0], one.table) for one in declared})
-    rows = connection.execute(
-        queries.TRIGGERS,
-        {
-            "functions": [row.oid for row in functions],
-            "table_schemas": [schema for schema, _ in tables],
-            "tables": [name for _, name in tables],
-        },
-    ).all()
+    rows = _triggers(connection, [row.oid for row in functions], tables)
     for row in rows:
         if row.foreign_source is None:
             triggers[row.tgfoid].append(row)
@@ -101,11 +95,26 @@ def read(
     return Catalog(states, made, newer, foreign, _unfit(of_statements, relations, default_schema))
 
 
-def _definitions(connection: sa.Connection, triggers: Sequence[sa.Row[Any]]) -> Definitions:
+def _triggers(
+    connection: sa.Connection, functions: Sequence[int], tables: Sequence[Name]
+) -> list[Trigger]:
+    """Return the triggers that call some functions, and those of others on some tables."""
+    rows = connection.execute(
+        queries.TRIGGERS,
+        {
+            "functions": functions,
+            "table_schemas": [schema for schema, _ in tables],
+            "tables": [name for _, name in tables],
+        },
+    )
+    return [Trigger(*row) for row in rows.all()]
+
+
+def _definitions(connection: sa.Connection, triggers: Sequence[Trigger]) -> Definitions:
     """Return what asks for the statements that make triggers, of all at once where it may."""
     known: dict[int, str] = {}
 
-    def definition(row: sa.Row[Any]) -> str:
+    def definition(row: Trigger) -> str:
         if row.oid not in known:
             wanted = [row] if row.condition else [one for one in triggers if not one.condition]
             oids = [one.oid for one in wanted]
@@ -149,12 +158,10 @@ def read_strays(connection: sa.Connection, functions: Collection[Name]) -> list[
         },
     ).all()
     rows = {row.oid: row for row in found if (row.nspname, row.proname) in functions}
-    triggers: dict[int, list[sa.Row[Any]]] = defaultdict(list)
-    every = connection.execute(
-        queries.TRIGGERS, {"functions": list(rows), "table_schemas": [], "tables": []}
-    ).all()
-    for row in every:
-        triggers[row.tgfoid].append(row)
+    triggers: dict[int, list[Trigger]] = defaultdict(list)
+    every = _triggers(connection, list(rows), [])
+    for trigger in every:
+        triggers[trigger.tgfoid].append(trigger)
     definitions = _definitions(connection, every)
     return [
         Stray(
@@ -172,7 +179,7 @@ _Taken = dict[Name, tuple[AuditSpec, "sa.Row[Any]", AuditSpec | None]]
 
 def _sort_out(
     functions: Sequence[sa.Row[Any]],
-    triggers: Mapping[int, Sequence[sa.Row[Any]]],
+    triggers: Mapping[int, Sequence[Trigger]],
     by_name: Mapping[Name, AuditSpec],
     default_schema: str,
     prefixes: Collection[str],
@@ -231,7 +238,7 @@ def _header(
 
 
 def _calls_by_our_trigger(
-    spec: AuditSpec, triggers: Sequence[sa.Row[Any]], default_schema: str
+    spec: AuditSpec, triggers: Sequence[Trigger], default_schema: str
 ) -> bool:
     source = text.schemas(spec, default_schema)[0]
     names = set(spec.trigger_names.values())

@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from alembic_audit.catalog.state import Trigger
 from alembic_audit.states import ForeignTrigger
 
 _ROW_BIT, _NOT_AFTER_BITS = 1, 66
@@ -19,7 +20,7 @@ _INSERTS = re.compile(
 )
 
 
-def trigger(row: sa.Row[Any], source: str) -> ForeignTrigger:
+def trigger(row: "Trigger | sa.Row[Any]", source: str) -> ForeignTrigger:
     """Return somebody else's trigger, with the source of the function that it calls."""
     return ForeignTrigger(
         (row.nspname, row.relname),

@@ -41,7 +41,7 @@ FUNCTIONS = sa.text(
       )
       AND (
         pg_catalog.starts_with(p.prosrc, :header)
-        OR p.proname = ANY (CAST(:names AS pg_catalog.text[]))
+        OR p.proname IN (SELECT pg_catalog.unnest(CAST(:names AS pg_catalog.text[])))
         OR EXISTS (
           SELECT FROM pg_catalog.pg_trigger AS t,
             pg_catalog.unnest(CAST(:prefixes AS pg_catalog.text[])) AS prefix

@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeEngine
 
 from alembic_audit.catalog import queries
 from alembic_audit.sql.text import COMMENT
@@ -60,7 +61,8 @@ def equal(
         tables: The declared audit Tables, by resolved schema and name.
         default_schema: The first schema of the search_path.
     """
-    wanted = {name: declared(table, connection.dialect) for name, table in tables.items()}
+    kinds: dict[TypeEngine[Any], str | None] = {}
+    wanted = {name: declared(table, connection.dialect, kinds) for name, table in tables.items()}
     names = sorted(name for name, shape in wanted.items() if shape is not None)
     rows = connection.execute(
         queries.SHAPES,
@@ -78,12 +80,21 @@ def equal(
     }
 
 
-def declared(table: sa.Table, dialect: Dialect) -> list[str] | None:
-    """Return the shape of a declared audit table; None where it is not plain."""
+def declared(
+    table: sa.Table, dialect: Dialect, kinds: dict[TypeEngine[Any], str | None]
+) -> list[str] | None:
+    """Return the shape of a declared audit table; None where it is not plain.
+
+    Args:
+        table: The audit table.
+        dialect: Of the connection.
+        kinds: Types whose text is known, ours above all, which every audit table has; more are
+            added.
+    """
     if table.comment != COMMENT or any(one != table.primary_key for one in table.constraints):
         return None
     compiler: Any = dialect.type_compiler_instance
-    columns = [_column(column, compiler) for column in table.columns]
+    columns = [_column(column, compiler, kinds) for column in table.columns]
     indexes = [_index(index) for index in table.indexes]
     if key := [_quoted(column.name) for column in table.primary_key.columns]:
         indexes.append(f"PRIMARY KEY {','.join(key)}")
@@ -91,8 +102,12 @@ def declared(table: sa.Table, dialect: Dialect) -> list[str] | None:
     return sorted(lines) if len(lines) == len(columns) + len(indexes) else None
 
 
-def _column(column: sa.Column[Any], compiler: Any) -> str | None:
-    kind = _type(column, compiler)
+def _column(
+    column: sa.Column[Any], compiler: Any, kinds: dict[TypeEngine[Any], str | None]
+) -> str | None:
+    if column.type not in kinds:
+        kinds[column.type] = _type(column, compiler)
+    kind = kinds[column.type]
     if kind is None or column.comment or column.system:
         return None
     line = f"{_quoted(column.name)} {kind}"

@@ -22,7 +22,28 @@ _ROW_BIT = 1
 _STATES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
 
 
-def table_of(spec: AuditSpec | None, triggers: Sequence[sa.Row[Any]], default_schema: str) -> Name:
+class Trigger(NamedTuple):
+    """A row of ``queries.TRIGGERS``; there are many of them, and they are asked often."""
+
+    oid: int
+    tgname: str
+    nspname: str
+    relname: str
+    tgfoid: int
+    tgtype: int
+    tgenabled: str
+    parent: int
+    plain: bool
+    tgoldtable: str | None
+    tgnewtable: str | None
+    condition: str | None
+    differs: int
+    foreign_source: str | None
+    function_schema: str
+    proname: str
+
+
+def table_of(spec: AuditSpec | None, triggers: Sequence[Trigger], default_schema: str) -> Name:
     """Return the audited table: the one that a function's first trigger is on, or its spec's."""
     for row in triggers:
         if not row.parent and row.tgtype != text.GUARD_TYPE:
@@ -31,12 +52,12 @@ def table_of(spec: AuditSpec | None, triggers: Sequence[sa.Row[Any]], default_sc
     return (text.schemas(spec, default_schema)[0], spec.table)
 
 
-Definitions = Callable[["sa.Row[Any]"], str]
+Definitions = Callable[[Trigger], str]
 """Returns the statement that makes a trigger."""
 
 
 def restore(
-    row: sa.Row[Any], triggers: Sequence[sa.Row[Any]], definitions: Definitions
+    row: sa.Row[Any], triggers: Sequence[Trigger], definitions: Definitions
 ) -> tuple[str, ...]:
     """Return statements that make a function and its triggers as they are."""
     name = qualify(row.nspname, row.proname)
@@ -59,7 +80,7 @@ def restore(
     return tuple(made)
 
 
-def _set_state(row: sa.Row[Any]) -> str:
+def _set_state(row: Trigger) -> str:
     # ONLY: every partition has a state of its own.
     table = qualify(row.nspname, row.relname)
     return f"ALTER TABLE ONLY {table} {_STATES[row.tgenabled]} TRIGGER {quote(row.tgname)}"
@@ -70,7 +91,7 @@ class Triggers:
     """The triggers of all trails, gone through only where one is other than meant."""
 
     specs: Sequence[AuditSpec]
-    rows: Sequence[sa.Row[Any]]
+    rows: Sequence[Trigger]
     default_schema: str
 
     @functools.cached_property
@@ -86,7 +107,7 @@ class Triggers:
         }
 
 
-def trigger_name(row: sa.Row[Any]) -> tuple[str, str, str]:
+def trigger_name(row: Trigger) -> tuple[str, str, str]:
     """Return schema, table and name of a trigger."""
     return (row.nspname, row.relname, row.tgname)
 
@@ -107,15 +128,22 @@ class Shape(NamedTuple):
     condition: tuple[str, ...] = ()
 
 
-def _shape_of(row: sa.Row[Any], relations: Mapping[Name, sa.Row[Any]]) -> Shape:
-    condition = _changed(row, relations) if row.condition else ()
+def _shape_of(row: Trigger, relations: Mapping[Name, sa.Row[Any]]) -> Shape:
+    condition: tuple[str, ...] = ()
+    if row.condition is not None:
+        relation = relations.get((row.nspname, row.relname))
+        condition = _changed(row.condition, row.differs, relation)
     return Shape(row.tgtype, row.tgoldtable, row.tgnewtable, condition)
 
 
-def _changed(row: sa.Row[Any], relations: Mapping[Name, sa.Row[Any]]) -> tuple[str, ...]:
-    """Return the columns whose change is the whole condition of a trigger, by its node tree."""
-    tree = row.condition
-    relation = relations.get((row.nspname, row.relname))
+def _changed(tree: str, differs: int, relation: sa.Row[Any] | None) -> tuple[str, ...]:
+    """Return the columns whose change is the whole condition of a trigger.
+
+    Args:
+        tree: The condition, as a node tree.
+        differs: The number of the function that compares.
+        relation: The table of the trigger, where it is one of a trail.
+    """
     nodes = [node.removesuffix("EXPR") for node in re.findall(r"\{(\w+)", tree)]
     variables = re.findall(r"\{VAR :varno (\d+) :varattno (\d+)", tree)
     count = len(variables) // 2
@@ -126,7 +154,7 @@ def _changed(row: sa.Row[Any], relations: Mapping[Name, sa.Row[Any]]) -> tuple[s
         relation is None
         or nodes != ["FUNC", *rows, *rows]
         or variables != meant
-        or re.findall(r":funcid (\d+)", tree) != [str(row.differs)]
+        or re.findall(r":funcid (\d+)", tree) != [str(differs)]
     ):
         return ("?",)
     return tuple(relation.columns[int(number) - 1] for number in numbers)
@@ -154,7 +182,7 @@ class State:
         spec: AuditSpec,
         row: sa.Row[Any],
         header: AuditSpec | None,
-        triggers: Sequence[sa.Row[Any]],
+        triggers: Sequence[Trigger],
         relations: Mapping[Name, sa.Row[Any]],
         others: Triggers,
         default_schema: str,
@@ -335,7 +363,7 @@ class State:
                 detail = f"trigger {quote(trigger)} on {table} is gone"
                 self._drifted(states.TRIGGER_MISSING, detail, *found)
 
-    def _compare_state(self, row: sa.Row[Any], meant: str, made: str) -> None:
+    def _compare_state(self, row: Trigger, meant: str, made: str) -> None:
         if row.tgenabled != meant:
             kind = states.DISABLED_ON_PARTITION if row.parent else states.TRIGGER_DISABLED
             self._drifted(
@@ -347,7 +375,7 @@ class State:
             self.found.append(_set_state(row))
 
 
-def _on_table(row: sa.Row[Any], on: str = "ON") -> str:
+def _on_table(row: Trigger, on: str = "ON") -> str:
     return f"{quote(row.tgname)} {on} {qualify(row.nspname, row.relname)}"
 
 
