@@ -159,6 +159,14 @@ JOURNEYS = [
         writes_back=("SET LOCAL audit.who = 'ben'", UPDATE),
     ),
     Journey(
+        "setting_required_retyped",
+        account(session_settings=[setting("who", nullable=False)]),
+        account(session_settings=[setting("who", sa.Uuid, nullable=False)]),
+        writes_before=("SET LOCAL audit.who = 'ann'", INSERT),
+        writes_after=("SET LOCAL audit.who = '11111111-1111-1111-1111-111111111111'", UPDATE),
+        writes_back=("SET LOCAL audit.who = 'ben'", UPDATE),
+    ),
+    Journey(
         "stop", account(), account(audited=False), writes_before=(INSERT,), writes_back=(UPDATE,)
     ),
     Journey(

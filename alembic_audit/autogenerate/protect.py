@@ -328,8 +328,10 @@ def _added(op: ops.AddColumnOp, settings: Mapping[str, str]) -> list[MigrateOper
 
 
 def _altered(op: ops.AlterColumnOp) -> list[MigrateOperation]:
-    made: list[MigrateOperation] = []
+    place, schema = (op.table_name, op.column_name), op.schema
     old, new = op.existing_type, op.modify_type
+    retyped: list[MigrateOperation] = []
+    nullable = op.modify_nullable
     # Our own columns keep the type they have: a cast of a timestamp would move it.
     if (
         new is not None
@@ -337,14 +339,12 @@ def _altered(op: ops.AlterColumnOp) -> list[MigrateOperation]:
         and op.column_name not in _OWN
         and not retype.holds(old, new)
     ):
-        made.append(
-            AlterAuditColumnOp(
-                op.table_name, op.column_name, schema=op.schema, existing_type=old, type_=new
-            )
-        )
-    if op.modify_nullable and op.existing_nullable is not True:
-        made.append(_nullable(op.table_name, op.column_name, op.schema))
-    return made
+        retyped.append(AlterAuditColumnOp(*place, schema=schema, existing_type=old, type_=new))
+        # What is set aside gets no more values; on the way back it becomes NOT NULL at last.
+        nullable = nullable or not retype.widens(old, new)
+    if nullable and not op.existing_nullable:
+        return [_nullable(*place, schema), *retyped]
+    return retyped
 
 
 def _is_left_out(op: ops.DropIndexOp, source: sa.Table | None) -> bool:

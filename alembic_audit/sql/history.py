@@ -94,6 +94,8 @@ def retype_audit_column(
             "    EXECUTE pg_catalog.format('DROP INDEX %s', item.name);",
             "  END LOOP;",
             f"  ALTER TABLE {name} RENAME COLUMN {quote(column)} TO {quote(old_aside)};",
+            # Nothing writes it any more.
+            f"  {_drop_not_null(name, old_aside)};",
             f"  IF {has_column(name, new_aside)} THEN",
             f"    ALTER TABLE {name} RENAME COLUMN {quote(new_aside)} TO {quote(column)};",
             "  ELSE",
@@ -182,7 +184,11 @@ def rename_audit_column(table: str, column: str, schema: str, renamed: str) -> s
 
 def set_nullable(table: str, column: str, schema: str) -> str:
     """Return the statement that lets a column be NULL, since nothing writes it any more."""
-    return f"ALTER TABLE {qualify(schema, table)} ALTER COLUMN {quote(column)} DROP NOT NULL"
+    return _drop_not_null(qualify(schema, table), column)
+
+
+def _drop_not_null(name: str, column: str) -> str:
+    return f"ALTER TABLE {name} ALTER COLUMN {quote(column)} DROP NOT NULL"
 
 
 def set_not_null(table: str, column: str, schema: str) -> str:
