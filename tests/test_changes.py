@@ -167,6 +167,27 @@ JOURNEYS = [
         writes_back=("SET LOCAL audit.who = 'ben'", UPDATE),
     ),
     Journey(
+        "setting_renamed_and_retyped",
+        account(session_settings=[setting("who", nullable=False), setting("why", sa.String(9))]),
+        account(
+            session_settings=[setting("who", sa.Uuid), setting("why")],
+            naming={"audit.setting": "s_%(setting)s"},
+        ),
+        writes_before=("SET LOCAL audit.who = 'ann'", INSERT),
+        writes_after=(UPDATE, "SET LOCAL audit.why = 'a longer reason'", UPDATE),
+        writes_back=("SET LOCAL audit.who = 'ben'", UPDATE),
+    ),
+    Journey(
+        "setting_renamed_and_indexed",
+        account(session_settings=[setting("who")], indexes=[["audit_who", "id"]]),
+        account(
+            session_settings=[setting("who")],
+            naming={"audit.setting": "s_%(setting)s"},
+            indexes=[["s_who", "id"]],
+        ),
+        **MOVED,
+    ),
+    Journey(
         "stop", account(), account(audited=False), writes_before=(INSERT,), writes_back=(UPDATE,)
     ),
     Journey(

@@ -182,16 +182,7 @@ def _moved_columns(
         if there is None:
             made += _protected(ops.AddColumnOp(table, column, schema=schema), False, {})
         else:
-            change = ops.AlterColumnOp(
-                table,
-                there.name,
-                schema=schema,
-                existing_type=there.type,
-                existing_nullable=there.nullable,
-                modify_type=None if _same(there.type, column.type) else column.type,
-                modify_nullable=True if column.nullable and not there.nullable else None,
-            )
-            made += _protected(change, False, {})
+            made += _protected(_difference(table, schema, there, column), False, {})
     gone = {c.name for c in before.columns} - {settings.get(c.name, c.name) for c in wanted}
     for name in sorted(gone):
         column = before.columns[name]._copy()
@@ -257,8 +248,10 @@ def _changed(
         source: The declared audited Table.
     """
     kept: list[MigrateOperation] = []
+    renamed = settings
     if isinstance(op, ops.ModifyTableOps):
         _check_is_audit_table(op)
+        kept += _retyped_settings(op, settings)
         former = _former_names(op)
         settings = {**settings, **former}
         kept += [
@@ -273,10 +266,54 @@ def _changed(
         ):
             kept.append(one)  # to be made of other columns, or not wanted any more
             continue
+        if isinstance(one, ops.CreateIndexOp) and not is_new:
+            one.columns = _former_columns(one, renamed)
         if isinstance(one, ops.AlterColumnOp) and _is_enum_of(one, source):
             one.modify_type = None
         kept += _protected(one, is_new, settings)
     return kept
+
+
+def _retyped_settings(
+    op: ops.ModifyTableOps, settings: Mapping[str, str]
+) -> list[MigrateOperation]:
+    """Return what renamed columns of settings need beside their name, while it is the old one.
+
+    Alembic took the old column for one that goes, and the new one for one that comes.
+    """
+    there = {
+        one.column_name: one.to_column() for one in op.ops if isinstance(one, ops.DropColumnOp)
+    }
+    made: list[MigrateOperation] = []
+    for one in op.ops:
+        if isinstance(one, ops.AddColumnOp):
+            former = there.get(settings.get(one.column.name, ""))
+            if former is not None:
+                change = _difference(op.table_name, op.schema, former, one.column)
+                made += _protected(change, False, {})
+    return made
+
+
+def _difference(
+    table: str, schema: str | None, there: sa.Column[Any], wanted: sa.Column[Any]
+) -> ops.AlterColumnOp:
+    """Return what makes one audit column of another, as Alembic would if they had one name."""
+    return ops.AlterColumnOp(
+        table,
+        there.name,
+        schema=schema,
+        existing_type=there.type,
+        existing_nullable=there.nullable,
+        modify_type=None if _same(there.type, wanted.type) else wanted.type,
+        modify_nullable=True if wanted.nullable and not there.nullable else None,
+    )
+
+
+def _former_columns(op: ops.CreateIndexOp, settings: Mapping[str, str]) -> list[Any]:
+    """Return the columns of an index as they are called until the trigger is replaced."""
+    return [
+        settings.get(one.name, one) if isinstance(one, sa.Column) else one for one in op.columns
+    ]
 
 
 def _former_names(op: ops.ModifyTableOps) -> dict[str, str]:
