@@ -243,6 +243,21 @@ JOURNEYS = [
         **MOVED,
     ),
     Journey(
+        "moved_and_indexed",
+        account(
+            indexes=[["email"], ["id"], ["id", "audit_id"], ["audit_who"]],
+            session_settings=[setting("who")],
+        ),
+        account(
+            indexes=[["id"], ["email", "id"], ["s_who"]],
+            session_settings=[setting("who")],
+            schema_name="audit",
+            naming={"audit.table": "%(table_name)s_history", "audit.setting": "s_%(setting)s"},
+        ),
+        configure={"include_schemas": True},
+        **MOVED,
+    ),
+    Journey(
         "to_standard",
         account(audit_columns="classic", session_settings=[setting("who")]),
         account(session_settings=[setting("who")]),

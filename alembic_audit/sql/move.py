@@ -110,6 +110,13 @@ def _default_names(old: str, new: str, *suffixes: str) -> dict[str, str]:
     }
 
 
+def renamed_index(name: str, old: str, new: str) -> str:
+    """Return what an index is called when its table is renamed, as ``_renamed`` finds it."""
+    place = f"_{name}_".find(f"_{old}_")
+    renamed = name[:place] + new + name[place + len(old) :] if place >= 0 else name
+    return renamed if len(renamed.encode()) <= naming.MAX_IDENTIFIER_BYTES else name
+
+
 def _renamed(schema: str, old: str, new: str, names: dict[str, str]) -> list[str]:
     """Rename a table, then what bears its name, so that a new table may be called as it was.
 
