@@ -1,7 +1,9 @@
 """Statements on audit tables. Each keeps what is recorded: no value is dropped, altered or cast."""
 
+from collections.abc import Sequence
+
 from alembic_audit.naming import literal, qualify, quote
-from alembic_audit.spec import HEADER
+from alembic_audit.spec import HEADER, OMITTED_COLUMNS
 from alembic_audit.sql.text import COMMENT, GUARD_TYPE, do_block
 
 
@@ -274,6 +276,35 @@ def _alter_guard(name: str, state: str) -> list[str]:
         f"      {literal(name)}, guard);",
         "  END IF;",
     ]
+
+
+def rename_omitted_columns(name: str, renamed: Sequence[tuple[str, str]]) -> str:
+    """Return the statement that lets records name what they left out as it is called now.
+
+    Args:
+        name: The audit table, qualified and quoted.
+        renamed: Old and new names, in the order in which they are renamed.
+    """
+    omitted = OMITTED_COLUMNS
+    for old, new in renamed:
+        texts = f"{literal(old)}::pg_catalog.text, {literal(new)}::pg_catalog.text"
+        omitted = f"pg_catalog.array_replace({omitted}, {texts})"
+    names = ", ".join(literal(old) for old, _ in renamed)
+    return do_block(
+        [
+            *_DECLARE_GUARD,
+            "BEGIN",
+            f"  IF NOT {has_column(name, OMITTED_COLUMNS)} THEN",
+            "    RETURN;",
+            "  END IF;",
+            *_guard_off(name),
+            f"  UPDATE {name} SET {OMITTED_COLUMNS} = {omitted}",
+            f"  WHERE {OMITTED_COLUMNS} OPERATOR(pg_catalog.&&)",
+            f"    ARRAY[{names}]::pg_catalog.text[];",
+            *_guard_on(name),
+            "END",
+        ]
+    )
 
 
 PURGES = "alembic_audit_purges"

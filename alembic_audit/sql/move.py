@@ -3,7 +3,7 @@
 from alembic_audit import naming
 from alembic_audit.naming import literal, qualify, quote
 from alembic_audit.spec import AuditSpec, hash_column, key_index
-from alembic_audit.sql.history import has_column
+from alembic_audit.sql.history import has_column, rename_omitted_columns
 from alembic_audit.sql.text import audit_name, do_block, function_name, schemas, source_name
 
 
@@ -57,6 +57,8 @@ def source_column(
     audit = audit_name(old, default_schema)
     if column in old.columns:
         statements.append(_rename_audit_column(audit, column, renamed))
+        aside = [(renamed, _former(renamed)), (column, renamed), (_former(column), column)]
+        statements.append(rename_omitted_columns(audit, aside))
     if column in old.hash_columns:
         statements.append(_rename_audit_column(audit, hash_column(column), hash_column(renamed)))
     return statements
