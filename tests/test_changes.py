@@ -108,6 +108,24 @@ JOURNEYS = [
         writes_back=("UPDATE account SET email = 'c'",),
     ),
     Journey(
+        "retype_key_and_move",
+        lambda: key(sa.Integer, sa.Column("note", sa.Text), session_settings=[setting("who")]),
+        lambda: key(
+            sa.BigInteger,
+            session_settings=[setting("who")],
+            schema_name="audit",
+            naming={"audit.table": "%(table_name)s_history", "audit.setting": "s_%(setting)s"},
+        ),
+        configure={"include_schemas": True},
+        **MOVED,
+    ),
+    Journey(
+        "retype_key_and_owner",
+        lambda: key(sa.Integer),
+        lambda: key(sa.BigInteger, owner="pg_monitor"),
+        **MOVED,
+    ),
+    Journey(
         "exclude",
         account(sa.Column("note", sa.Text)),
         account(sa.Column("note", sa.Text), exclude_columns=["note"]),
@@ -269,14 +287,17 @@ JOURNEYS = [
 ]
 
 
-def key(kind: Any) -> sa.MetaData:
-    metadata = sa.MetaData()
+def key(
+    kind: Any, *columns: sa.Column[Any], naming: dict[str, str] | None = None, **options: Any
+) -> sa.MetaData:
+    metadata = sa.MetaData(naming_convention=naming or {})
     sa.Table(
         "account",
         metadata,
         sa.Column("id", kind, primary_key=True),
         sa.Column("email", sa.Text),
-        info={"audit.options": ON},
+        *columns,
+        info={"audit.options": {**ON, **options}},
     )
     return metadata
 
