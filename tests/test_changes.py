@@ -108,6 +108,24 @@ JOURNEYS = [
         writes_back=("UPDATE account SET email = 'c'",),
     ),
     Journey(
+        "retype_key_and_move",
+        lambda: key(sa.Integer, sa.Column("note", sa.Text), session_settings=[setting("who")]),
+        lambda: key(
+            sa.BigInteger,
+            session_settings=[setting("who")],
+            schema_name="audit",
+            naming={"audit.table": "%(table_name)s_history", "audit.setting": "s_%(setting)s"},
+        ),
+        configure={"include_schemas": True},
+        **MOVED,
+    ),
+    Journey(
+        "retype_key_and_owner",
+        lambda: key(sa.Integer),
+        lambda: key(sa.BigInteger, owner="pg_monitor"),
+        **MOVED,
+    ),
+    Journey(
         "exclude",
         account(sa.Column("note", sa.Text)),
         account(sa.Column("note", sa.Text), exclude_columns=["note"]),
@@ -157,6 +175,35 @@ JOURNEYS = [
         writes_before=("SET LOCAL audit.who = 'ann'", INSERT),
         writes_after=("SET LOCAL audit.who = '11111111-1111-1111-1111-111111111111'", UPDATE),
         writes_back=("SET LOCAL audit.who = 'ben'", UPDATE),
+    ),
+    Journey(
+        "setting_required_retyped",
+        account(session_settings=[setting("who", nullable=False)]),
+        account(session_settings=[setting("who", sa.Uuid, nullable=False)]),
+        writes_before=("SET LOCAL audit.who = 'ann'", INSERT),
+        writes_after=("SET LOCAL audit.who = '11111111-1111-1111-1111-111111111111'", UPDATE),
+        writes_back=("SET LOCAL audit.who = 'ben'", UPDATE),
+    ),
+    Journey(
+        "setting_renamed_and_retyped",
+        account(session_settings=[setting("who", nullable=False), setting("why", sa.String(9))]),
+        account(
+            session_settings=[setting("who", sa.Uuid), setting("why")],
+            naming={"audit.setting": "s_%(setting)s"},
+        ),
+        writes_before=("SET LOCAL audit.who = 'ann'", INSERT),
+        writes_after=(UPDATE, "SET LOCAL audit.why = 'a longer reason'", UPDATE),
+        writes_back=("SET LOCAL audit.who = 'ben'", UPDATE),
+    ),
+    Journey(
+        "setting_renamed_and_indexed",
+        account(session_settings=[setting("who")], indexes=[["audit_who", "id"]]),
+        account(
+            session_settings=[setting("who")],
+            naming={"audit.setting": "s_%(setting)s"},
+            indexes=[["s_who", "id"]],
+        ),
+        **MOVED,
     ),
     Journey(
         "stop", account(), account(audited=False), writes_before=(INSERT,), writes_back=(UPDATE,)
@@ -214,6 +261,21 @@ JOURNEYS = [
         **MOVED,
     ),
     Journey(
+        "moved_and_indexed",
+        account(
+            indexes=[["email"], ["id"], ["id", "audit_id"], ["audit_who"]],
+            session_settings=[setting("who")],
+        ),
+        account(
+            indexes=[["id"], ["email", "id"], ["s_who"]],
+            session_settings=[setting("who")],
+            schema_name="audit",
+            naming={"audit.table": "%(table_name)s_history", "audit.setting": "s_%(setting)s"},
+        ),
+        configure={"include_schemas": True},
+        **MOVED,
+    ),
+    Journey(
         "to_standard",
         account(audit_columns="classic", session_settings=[setting("who")]),
         account(session_settings=[setting("who")]),
@@ -225,14 +287,17 @@ JOURNEYS = [
 ]
 
 
-def key(kind: Any) -> sa.MetaData:
-    metadata = sa.MetaData()
+def key(
+    kind: Any, *columns: sa.Column[Any], naming: dict[str, str] | None = None, **options: Any
+) -> sa.MetaData:
+    metadata = sa.MetaData(naming_convention=naming or {})
     sa.Table(
         "account",
         metadata,
         sa.Column("id", kind, primary_key=True),
         sa.Column("email", sa.Text),
-        info={"audit.options": ON},
+        *columns,
+        info={"audit.options": {**ON, **options}},
     )
     return metadata
 

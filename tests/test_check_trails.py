@@ -122,6 +122,56 @@ def test_a_broken_trail_does_not_commit(name: str, project: Project) -> None:
     assert [("I",), ("U",)] == project.rows("SELECT audit_operation FROM account_audit")
 
 
+ELSEWHERE = {
+    "drop_omitted_columns": (
+        'op.drop_column("page_audit", "audit_omitted_columns", schema="trails")',
+        "audit table trails.page_audit of public.page has no column audit_omitted_columns",
+        "",
+    ),
+    "add_not_null": (
+        'op.execute("ALTER TABLE trails.page_audit ADD COLUMN more text NOT NULL")',
+        "audit table trails.page_audit of public.page is NOT NULL in more, which is not recorded",
+        "op.alter_audit_column",
+    ),
+    "rename_schema": (
+        """op.execute('ALTER SCHEMA aside RENAME TO "a side"')""",
+        'schema "a side" was called otherwise when the audit trigger of "a side".note was made',
+        "op.drop_audit_trigger",
+    ),
+    "rename_audit_schema": (
+        'op.execute("ALTER SCHEMA trails RENAME TO kept")',
+        "schema kept was called otherwise when the audit trigger of public.page was made",
+        "op.drop_audit_trigger",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_broken_trail_elsewhere(name: str, tmp_path: Path, database: Database) -> None:
+    """The same of other schemas, and of columns that only some trails have."""
+    call, message, remedy = ELSEWHERE[name]
+    metadata = sa.MetaData()
+    for table, schema, options in (
+        ("page", None, {"schema_name": "trails", "sparse_columns": ["body"]}),
+        ("note", "aside", {}),
+    ):
+        columns = sa.Column("id", sa.Integer, primary_key=True), sa.Column("body", sa.Text)
+        info = {"audit.options": {"enabled": True, **options}}
+        sa.Table(table, metadata, *columns, schema=schema, info=info)
+    project = Project(tmp_path, database, include_schemas=True)
+    project.execute("CREATE SCHEMA aside", "CREATE SCHEMA trails")
+    project.migrate(metadata)
+    before = snapshot(project.engine)
+    project.write(call)
+
+    with pytest.raises(CommandError) as caught:
+        project.upgrade()
+
+    assert message in str(caught.value)
+    assert remedy in str(caught.value)
+    assert before == snapshot(project.engine)
+
+
 def test_without_the_line_writes_fail(project: Project) -> None:
     """What the line prevents: the migration commits, and the application cannot write."""
     env = project.path / "env.py"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from alembic_audit import DeclarationError
+from alembic_audit import DeclarationError, audit_table
 from alembic_audit.tables import derive
 from tests.conftest import Database
 from tests.journey import Journey
@@ -58,6 +58,40 @@ def test_what_somebody_made_stays(tmp_path: Path, database: Database) -> None:
     project.migrate(account(indexes=())())
 
     assert ["account_audit_pkey", "by_hand"] == indexes(project)
+
+
+def test_a_column_is_renamed(tmp_path: Path, database: Database) -> None:
+    """The indexes that name it by the option are called as the option calls them then."""
+
+    def models(email: str) -> sa.MetaData:
+        table = sa.Table(
+            "account",
+            sa.MetaData(),
+            sa.Column("id", sa.Integer, primary_key=True),
+            sa.Column(email, sa.Text),
+            sa.Column("note", sa.Text),
+        )
+        audit_table(table, indexes=[["id", email], [email], ["note"]])
+        return table.metadata
+
+    def renamed(old: str, new: str) -> str:
+        return (
+            f"op.rename_audited_column('account', '{old}', '{new}', audit_table='account_audit', "
+            f"key=['id'], columns=['id', '{new}', 'note'], level='statement', version=1)"
+        )
+
+    project = Project(tmp_path, database)
+    project.migrate(models("email"))
+    project.execute("CREATE INDEX by_hand ON account_audit (email)")
+    before = indexes(project)
+    project.write(renamed("email", "mail"), renamed("mail", "email"))
+    project.upgrade()
+    project.check(models("mail"))
+
+    made = [f"account_audit_{name}" for name in ("id_mail_idx", "mail_idx", "note_idx", "pkey")]
+    assert [*made, "by_hand"] == indexes(project)
+    project.downgrade()
+    assert before == indexes(project)
 
 
 def test_a_key_too_long_for_the_index(tmp_path: Path, database: Database) -> None:

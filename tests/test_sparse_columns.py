@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from alembic_audit import DeclarationError, SpecError, audit_table
+from alembic_audit import AuditId, DeclarationError, SpecError, as_of, audit_table
 from alembic_audit.spec import AuditSpec
 from tests.catalogs import snapshot
 from tests.conftest import Database
@@ -117,6 +117,45 @@ def test_the_option_is_an_ordinary_diff(tmp_path: Path, database: Database) -> N
     project.execute("TRUNCATE page_audit")
     project.downgrade("0001")
     assert before == snapshot(database.engine)
+
+
+def test_a_sparse_column_is_renamed(tmp_path: Path, database: Database) -> None:
+    """What a record left out is found under the new name, and under the old one again."""
+
+    def page(body: str) -> sa.MetaData:
+        columns = [sa.Column("id", sa.Integer, primary_key=True), sa.Column("title", sa.Text)]
+        table = sa.Table("page", sa.MetaData(), *columns, sa.Column(body, sa.Text))
+        audit_table(table, sparse_columns=[body], append_only=True)
+        return table.metadata
+
+    def renamed(old: str, new: str) -> str:
+        return (
+            f"op.rename_audited_column('page', '{old}', '{new}', audit_table='page_audit', "
+            f"key=['id'], columns=['id', 'title', '{new}'], append_only=True, level='row', "
+            f"sparse_columns=['{new}'], version=1)"
+        )
+
+    def was(name: str) -> list[str]:
+        table = page(name).tables["page"]
+        with project.engine.connect() as connection:
+            rows = [connection.execute(as_of(table, AuditId(number))).one() for number in (1, 2)]
+        return [row[-1] for row in rows]
+
+    project = Project(tmp_path, database)
+    project.migrate(page("body"))
+    project.execute("INSERT INTO page VALUES (1, 'a', 'x')", "UPDATE page SET title = 'b'")
+    project.write(renamed("body", "text"), renamed("text", "body"))
+    project.upgrade()
+    project.check(page("text"))
+    assert ["x", "x"] == was("text")
+    assert [(None,), (["text"],)] == project.rows(
+        "SELECT audit_omitted_columns FROM page_audit ORDER BY audit_id"
+    )
+    with pytest.raises(sa.exc.DBAPIError, match="is append-only"):
+        project.execute("UPDATE page_audit SET title = 'forged'")
+    project.downgrade()
+    assert [] == project.differences(page("body"))
+    assert ["x", "x"] == was("body")
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def merge(
             rest.append(op)
         last[name] = len(rest)
     places: dict[int, list[MigrateOperation]] = {}
+    newest = {source_of(specs[-1], default_schema): one for one, specs in late.items()}
     for op in ours:
         specs = late.get(id(op))
         if specs:
@@ -77,7 +78,8 @@ def merge(
             names |= {(source[0], partition) for partition in specs[-1].partitions}
             made = [one for name in sorted(names) for one in tables.pop(name, ())]
             place = max(last.get(name, 0) for name in names)
-            places.setdefault(place, []).extend([*made, op, *columns.pop(source, ())])
+            gone = columns.pop(source, ()) if newest[source] == id(op) else ()
+            places.setdefault(place, []).extend([*made, op, *gone])
     merged: list[MigrateOperation] = [*drops]
     for index in range(len(rest) + 1):
         merged += places.get(index, [])

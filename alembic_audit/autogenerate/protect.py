@@ -21,6 +21,7 @@ from alembic_audit.operations import (
     NumberAuditTableOp,
 )
 from alembic_audit.spec import OWN_COLUMNS, AuditSpec, index_name, key_index
+from alembic_audit.sql import move
 from alembic_audit.sql.text import COMMENT
 from alembic_audit.states import Name
 
@@ -73,15 +74,12 @@ def protect(
             op.info = {k: v for k, v in (op.info or {}).items() if not k.startswith("audit.")}
             if name in moved:
                 kept += _moved_columns(op, moved[name][0], dropped, default_schema, settings)
+                kept += _moved_indexes(operations, *moved[name], default_schema, settings)
             else:
                 kept.append(CreateAuditTableOp.from_create_table(op) if name in known else op)
         elif name not in known:
             kept.append(op)
-        elif name in moved:
-            there = _index_there(operations, moved[name][0], default_schema)
-            for one in _contents(op):
-                kept += _moved_index(one, *moved[name], there)
-        else:
+        elif name not in moved:
             kept += _changed(op, name in new, settings, sources.get(name))
     return kept
 
@@ -182,16 +180,7 @@ def _moved_columns(
         if there is None:
             made += _protected(ops.AddColumnOp(table, column, schema=schema), False, {})
         else:
-            change = ops.AlterColumnOp(
-                table,
-                there.name,
-                schema=schema,
-                existing_type=there.type,
-                existing_nullable=there.nullable,
-                modify_type=None if _same(there.type, column.type) else column.type,
-                modify_nullable=True if column.nullable and not there.nullable else None,
-            )
-            made += _protected(change, False, {})
+            made += _protected(_difference(table, schema, there, column), False, {})
     gone = {c.name for c in before.columns} - {settings.get(c.name, c.name) for c in wanted}
     for name in sorted(gone):
         column = before.columns[name]._copy()
@@ -200,36 +189,58 @@ def _moved_columns(
     return made
 
 
-def _moved_index(
-    op: MigrateOperation, old: AuditSpec, new: AuditSpec, there: ops.DropIndexOp | None
+def _moved_indexes(
+    operations: Iterable[MigrateOperation],
+    old: AuditSpec,
+    new: AuditSpec,
+    default_schema: str,
+    settings: Mapping[str, str],
 ) -> list[MigrateOperation]:
-    """Return what the index of an audit table that moves needs, where it does not just move along.
+    """Return what the indexes of an audit table that moves need, where they do not move along.
 
-    It is addressed under its old name, as the table is; *there* would drop the present one.
+    They are addressed under the old names of table and columns, as the columns are.
     """
-    if not isinstance(op, ops.CreateIndexOp) or op.index_name != key_index(new):
-        return []
-    columns = [*new.key, "audit_id"]
-    if there is not None and [column.name for column in there.to_index().columns] == columns:
-        return []
-    made = ops.CreateIndexOp(key_index(old), old.audit_table, columns, schema=old.audit_schema)
-    return [*([] if there is None else [there]), made]
+    each = [one for op in operations for one in _contents(op)]
+    there = {
+        str(one.index_name): one
+        for one in each
+        if isinstance(one, ops.DropIndexOp)
+        and table_of(one, default_schema) == audit_of(old, default_schema)
+    }
+    made: list[MigrateOperation] = []
+    wanted = set()
+    for one in each:
+        if (
+            isinstance(one, ops.CreateIndexOp)
+            and table_of(one, default_schema) == audit_of(new, default_schema)
+            and (name := _former_index(one, old, new)) is not None
+        ):
+            wanted.add(name)
+            columns = _names(_former_columns(one, settings))
+            present = there.get(name)
+            if present is None or _names(present.to_index().columns) != columns:
+                made += [] if present is None else [present]
+                made.append(
+                    ops.CreateIndexOp(name, old.audit_table, columns, schema=old.audit_schema)
+                )
+    unwanted = [one for name, one in there.items() if name not in wanted and _is_ours(one, old)]
+    return [*(unwanted if new.audit_columns == "standard" else ()), *made]
 
 
-def _index_there(
-    operations: Iterable[MigrateOperation], old: AuditSpec, default_schema: str
-) -> ops.DropIndexOp | None:
-    """Return what Alembic would drop the index of an audit table by, which is there if it would."""
-    table = (old.audit_schema or default_schema, old.audit_table)
-    for op in operations:
-        for one in op.ops if isinstance(op, ops.ModifyTableOps) else [op]:
-            if (
-                isinstance(one, ops.DropIndexOp)
-                and table_of(one, default_schema) == table
-                and one.index_name == key_index(old)
-            ):
-                return one
-    return None
+def _former_index(op: ops.CreateIndexOp, old: AuditSpec, new: AuditSpec) -> str | None:
+    """Return what an index is called that has its name when its table has moved.
+
+    None for one whose name was too long for that: the next migration makes it.
+    """
+    name = str(op.index_name)
+    if name == key_index(new):
+        return key_index(old)
+    former = move.renamed_index(name, new.audit_table, old.audit_table)
+    return former if move.renamed_index(former, old.audit_table, new.audit_table) == name else None
+
+
+def _names(columns: Iterable[Any]) -> list[str]:
+    return [column.name if isinstance(column, sa.Column) else str(column) for column in columns]
 
 
 def _same(old: TypeEngine[Any], new: TypeEngine[Any]) -> bool:
@@ -257,8 +268,10 @@ def _changed(
         source: The declared audited Table.
     """
     kept: list[MigrateOperation] = []
+    renamed = settings
     if isinstance(op, ops.ModifyTableOps):
         _check_is_audit_table(op)
+        kept += _retyped_settings(op, settings)
         former = _former_names(op)
         settings = {**settings, **former}
         kept += [
@@ -273,10 +286,54 @@ def _changed(
         ):
             kept.append(one)  # to be made of other columns, or not wanted any more
             continue
+        if isinstance(one, ops.CreateIndexOp) and not is_new:
+            one.columns = _former_columns(one, renamed)
         if isinstance(one, ops.AlterColumnOp) and _is_enum_of(one, source):
             one.modify_type = None
         kept += _protected(one, is_new, settings)
     return kept
+
+
+def _retyped_settings(
+    op: ops.ModifyTableOps, settings: Mapping[str, str]
+) -> list[MigrateOperation]:
+    """Return what renamed columns of settings need beside their name, while it is the old one.
+
+    Alembic took the old column for one that goes, and the new one for one that comes.
+    """
+    there = {
+        one.column_name: one.to_column() for one in op.ops if isinstance(one, ops.DropColumnOp)
+    }
+    made: list[MigrateOperation] = []
+    for one in op.ops:
+        if isinstance(one, ops.AddColumnOp):
+            former = there.get(settings.get(one.column.name, ""))
+            if former is not None:
+                change = _difference(op.table_name, op.schema, former, one.column)
+                made += _protected(change, False, {})
+    return made
+
+
+def _difference(
+    table: str, schema: str | None, there: sa.Column[Any], wanted: sa.Column[Any]
+) -> ops.AlterColumnOp:
+    """Return what makes one audit column of another, as Alembic would if they had one name."""
+    return ops.AlterColumnOp(
+        table,
+        there.name,
+        schema=schema,
+        existing_type=there.type,
+        existing_nullable=there.nullable,
+        modify_type=None if _same(there.type, wanted.type) else wanted.type,
+        modify_nullable=True if wanted.nullable and not there.nullable else None,
+    )
+
+
+def _former_columns(op: ops.CreateIndexOp, settings: Mapping[str, str]) -> list[Any]:
+    """Return the columns of an index as they are called until the trigger is replaced."""
+    return [
+        settings.get(one.name, one) if isinstance(one, sa.Column) else one for one in op.columns
+    ]
 
 
 def _former_names(op: ops.ModifyTableOps) -> dict[str, str]:
@@ -328,8 +385,10 @@ def _added(op: ops.AddColumnOp, settings: Mapping[str, str]) -> list[MigrateOper
 
 
 def _altered(op: ops.AlterColumnOp) -> list[MigrateOperation]:
-    made: list[MigrateOperation] = []
+    place, schema = (op.table_name, op.column_name), op.schema
     old, new = op.existing_type, op.modify_type
+    retyped: list[MigrateOperation] = []
+    nullable = op.modify_nullable
     # Our own columns keep the type they have: a cast of a timestamp would move it.
     if (
         new is not None
@@ -337,14 +396,12 @@ def _altered(op: ops.AlterColumnOp) -> list[MigrateOperation]:
         and op.column_name not in _OWN
         and not retype.holds(old, new)
     ):
-        made.append(
-            AlterAuditColumnOp(
-                op.table_name, op.column_name, schema=op.schema, existing_type=old, type_=new
-            )
-        )
-    if op.modify_nullable and op.existing_nullable is not True:
-        made.append(_nullable(op.table_name, op.column_name, op.schema))
-    return made
+        retyped.append(AlterAuditColumnOp(*place, schema=schema, existing_type=old, type_=new))
+        # What is set aside gets no more values; on the way back it becomes NOT NULL at last.
+        nullable = nullable or not retype.widens(old, new)
+    if nullable and not op.existing_nullable:
+        return [_nullable(*place, schema), *retyped]
+    return retyped
 
 
 def _is_left_out(op: ops.DropIndexOp, source: sa.Table | None) -> bool:
@@ -355,8 +412,11 @@ def _is_left_out(op: ops.DropIndexOp, source: sa.Table | None) -> bool:
     spec: AuditSpec | None = source.info.get(SPEC_KEY) if source is not None else None
     if spec is None or spec.audit_columns != "standard":
         return False
-    columns = [column.name for column in op.to_index().columns]
-    return op.index_name == index_name(spec, columns)
+    return _is_ours(op, spec)
+
+
+def _is_ours(op: ops.DropIndexOp, spec: AuditSpec) -> bool:
+    return op.index_name == index_name(spec, _names(op.to_index().columns))
 
 
 def _is_enum_of(op: ops.AlterColumnOp, source: sa.Table | None) -> bool:

@@ -441,7 +441,7 @@ class RenameAuditedColumnOp(MigrateOperation):
                 "a column that is not recorded is renamed by op.alter_column"
             )
         former = new.full_kwargs()
-        for name in ("key", "columns", "hash_columns", "ignore_columns"):
+        for name in ("key", "columns", "hash_columns", "ignore_columns", "sparse_columns"):
             former[name] = [
                 old_column_name if column == new_column_name else column for column in former[name]
             ]

@@ -9,6 +9,8 @@ _RENAME_COLUMN = (
     "rename a column by op.rename_audited_column; to drop one, leave it out of columns=[...] of "
     "op.replace_audit_trigger before, as alembic revision --autogenerate does"
 )
+_RENAME_SCHEMA = "end the trail by op.drop_audit_trigger before, and begin it anew in the schema"
+_DROP_NOT_NULL = "let it be empty by op.alter_audit_column(..., nullable=True)"
 
 
 def broken_trails(default_schema: str) -> str:
@@ -27,12 +29,13 @@ def broken_trails(default_schema: str) -> str:
             "  item pg_catalog.record;",
             "  spec pg_catalog.json;",
             "  audit pg_catalog.text;",
+            "  written pg_catalog.text[];",
             "  missing pg_catalog.text;",
             "BEGIN",
             "  FOR item IN",
             "    SELECT n.nspname, p.proname, c.oid AS source, c.relname, s.nspname AS schema,",
             "      pg_catalog.format('%I.%I', s.nspname, c.relname) AS name,",
-            "      pg_catalog.split_part(p.prosrc, pg_catalog.chr(10), 1) AS header",
+            "      pg_catalog.split_part(p.prosrc, pg_catalog.chr(10), 1) AS header, p.prosrc",
             "    FROM pg_catalog.pg_trigger AS t",
             "    JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid",
             "    JOIN pg_catalog.pg_namespace AS n",
@@ -96,10 +99,19 @@ def broken_trails(default_schema: str) -> str:
                 "after op.drop_audit_trigger",
             ),
             "    END IF;",
-            "    SELECT pg_catalog.string_agg(wanted.name, ', ') INTO missing",
-            "    FROM (",
+            # The body names it quoted, in the schema that the function was made for.
+            "    IF pg_catalog.strpos(item.prosrc, pg_catalog.concat(",
+            "      '\"', pg_catalog.replace(item.nspname, '\"', '\"\"'), '\".\"')) "
+            "OPERATOR(pg_catalog.=) 0 THEN",
+            *_raise(
+                "pg_catalog.concat('schema ', pg_catalog.quote_ident(item.nspname), "
+                "' was called otherwise when the audit trigger of ', item.name, ' was made')",
+                _RENAME_SCHEMA,
+            ),
+            "    END IF;",
+            "    written := ARRAY(",
             "      SELECT pg_catalog.json_array_elements_text(",
-            "        spec OPERATOR(pg_catalog.->) 'columns') AS name",
+            "        spec OPERATOR(pg_catalog.->) 'columns')",
             "      UNION ALL SELECT pg_catalog.concat(hashed, '_sha256')",
             "      FROM pg_catalog.json_array_elements_text(",
             "        COALESCE(spec OPERATOR(pg_catalog.->) 'hash_columns', '[]')) AS hashed",
@@ -121,7 +133,11 @@ def broken_trails(default_schema: str) -> str:
             "      UNION ALL SELECT 'audit_changed_columns'",
             "      WHERE (spec OPERATOR(pg_catalog.->>) 'changed_columns')",
             "        OPERATOR(pg_catalog.=) 'true'",
-            "    ) AS wanted",
+            "      UNION ALL SELECT 'audit_omitted_columns'",
+            "      WHERE (spec OPERATOR(pg_catalog.->) 'sparse_columns') IS NOT NULL",
+            "    );",
+            "    SELECT pg_catalog.string_agg(wanted.name, ', ') INTO missing",
+            "    FROM pg_catalog.unnest(written) AS wanted (name)",
             "    WHERE NOT EXISTS (",
             "      SELECT FROM pg_catalog.pg_attribute AS a",
             "      WHERE a.attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(audit)",
@@ -132,6 +148,20 @@ def broken_trails(default_schema: str) -> str:
                 "pg_catalog.concat('audit table ', audit, ' of ', item.name, ' has no column ', "
                 "missing, ', which is recorded')",
                 _RENAME_COLUMN,
+            ),
+            "    END IF;",
+            "    SELECT pg_catalog.string_agg(a.attname, ', ') INTO missing",
+            "    FROM pg_catalog.pg_attribute AS a",
+            "    WHERE a.attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(audit)",
+            "      AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped",
+            "      AND a.attnotnull AND NOT a.atthasdef",
+            "      AND a.attidentity OPERATOR(pg_catalog.=) ''",
+            "      AND a.attname::pg_catalog.text OPERATOR(pg_catalog.<>) ALL (written);",
+            "    IF missing IS NOT NULL THEN",
+            *_raise(
+                "pg_catalog.concat('audit table ', audit, ' of ', item.name, ' is NOT NULL in ', "
+                "missing, ', which is not recorded')",
+                _DROP_NOT_NULL,
             ),
             "    END IF;",
             "  END LOOP;",

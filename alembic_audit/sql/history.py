@@ -1,7 +1,9 @@
 """Statements on audit tables. Each keeps what is recorded: no value is dropped, altered or cast."""
 
+from collections.abc import Sequence
+
 from alembic_audit.naming import literal, qualify, quote
-from alembic_audit.spec import HEADER
+from alembic_audit.spec import HEADER, OMITTED_COLUMNS
 from alembic_audit.sql.text import COMMENT, GUARD_TYPE, do_block
 
 
@@ -94,6 +96,8 @@ def retype_audit_column(
             "    EXECUTE pg_catalog.format('DROP INDEX %s', item.name);",
             "  END LOOP;",
             f"  ALTER TABLE {name} RENAME COLUMN {quote(column)} TO {quote(old_aside)};",
+            # Nothing writes it any more.
+            f"  {_drop_not_null(name, old_aside)};",
             f"  IF {has_column(name, new_aside)} THEN",
             f"    ALTER TABLE {name} RENAME COLUMN {quote(new_aside)} TO {quote(column)};",
             "  ELSE",
@@ -182,7 +186,11 @@ def rename_audit_column(table: str, column: str, schema: str, renamed: str) -> s
 
 def set_nullable(table: str, column: str, schema: str) -> str:
     """Return the statement that lets a column be NULL, since nothing writes it any more."""
-    return f"ALTER TABLE {qualify(schema, table)} ALTER COLUMN {quote(column)} DROP NOT NULL"
+    return _drop_not_null(qualify(schema, table), column)
+
+
+def _drop_not_null(name: str, column: str) -> str:
+    return f"ALTER TABLE {name} ALTER COLUMN {quote(column)} DROP NOT NULL"
 
 
 def set_not_null(table: str, column: str, schema: str) -> str:
@@ -268,6 +276,35 @@ def _alter_guard(name: str, state: str) -> list[str]:
         f"      {literal(name)}, guard);",
         "  END IF;",
     ]
+
+
+def rename_omitted_columns(name: str, renamed: Sequence[tuple[str, str]]) -> str:
+    """Return the statement that lets records name what they left out as it is called now.
+
+    Args:
+        name: The audit table, qualified and quoted.
+        renamed: Old and new names, in the order in which they are renamed.
+    """
+    omitted = OMITTED_COLUMNS
+    for old, new in renamed:
+        texts = f"{literal(old)}::pg_catalog.text, {literal(new)}::pg_catalog.text"
+        omitted = f"pg_catalog.array_replace({omitted}, {texts})"
+    names = ", ".join(literal(old) for old, _ in renamed)
+    return do_block(
+        [
+            *_DECLARE_GUARD,
+            "BEGIN",
+            f"  IF NOT {has_column(name, OMITTED_COLUMNS)} THEN",
+            "    RETURN;",
+            "  END IF;",
+            *_guard_off(name),
+            f"  UPDATE {name} SET {OMITTED_COLUMNS} = {omitted}",
+            f"  WHERE {OMITTED_COLUMNS} OPERATOR(pg_catalog.&&)",
+            f"    ARRAY[{names}]::pg_catalog.text[];",
+            *_guard_on(name),
+            "END",
+        ]
+    )
 
 
 PURGES = "alembic_audit_purges"

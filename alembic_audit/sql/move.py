@@ -3,7 +3,7 @@
 from alembic_audit import naming
 from alembic_audit.naming import literal, qualify, quote
 from alembic_audit.spec import AuditSpec, hash_column, key_index
-from alembic_audit.sql.history import has_column
+from alembic_audit.sql.history import has_column, rename_omitted_columns
 from alembic_audit.sql.text import audit_name, do_block, function_name, schemas, source_name
 
 
@@ -56,10 +56,54 @@ def source_column(
     statements = [_rename_column(source_name(old, default_schema), column, renamed)]
     audit = audit_name(old, default_schema)
     if column in old.columns:
+        statements.append(_rename_indexes(audit, old.audit_table, column, renamed))
         statements.append(_rename_audit_column(audit, column, renamed))
+        aside = [(renamed, _former(renamed)), (column, renamed), (_former(column), column)]
+        statements.append(rename_omitted_columns(audit, aside))
     if column in old.hash_columns:
-        statements.append(_rename_audit_column(audit, hash_column(column), hash_column(renamed)))
+        names = hash_column(column), hash_column(renamed)
+        statements.append(_rename_indexes(audit, old.audit_table, *names))
+        statements.append(_rename_audit_column(audit, *names))
     return statements
+
+
+def _rename_indexes(audit: str, table: str, old: str, new: str) -> str:
+    """Rename the indexes that the option ``indexes`` calls by a column, before that is renamed."""
+    begin, changed = literal(f"{table}_"), f"{literal(old)} THEN {literal(new)}"
+    return do_block(
+        [
+            "DECLARE",
+            "  item pg_catalog.record;",
+            "BEGIN",
+            "  FOR item IN",
+            "    SELECT n.nspname, c.relname, pg_catalog.concat(",
+            f"      {begin}, pg_catalog.string_agg(CASE WHEN a.attname OPERATOR(pg_catalog.=)",
+            f"        {changed} ELSE a.attname::pg_catalog.text END, '_' ORDER BY k.place), '_idx'",
+            "    ) AS renamed",
+            "    FROM pg_catalog.pg_index AS i",
+            "    JOIN pg_catalog.pg_class AS c",
+            "      ON c.oid OPERATOR(pg_catalog.=) i.indexrelid",
+            "    JOIN pg_catalog.pg_namespace AS n",
+            "      ON n.oid OPERATOR(pg_catalog.=) c.relnamespace",
+            "    CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::pg_catalog.int2[])",
+            "      WITH ORDINALITY AS k (attnum, place)",
+            "    JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid",
+            "      AND a.attnum OPERATOR(pg_catalog.=) k.attnum",
+            f"    WHERE i.indrelid OPERATOR(pg_catalog.=) {literal(audit)}::pg_catalog.regclass",
+            "    GROUP BY n.nspname, c.relname",
+            "    HAVING c.relname::pg_catalog.text OPERATOR(pg_catalog.=) pg_catalog.concat(",
+            f"      {begin}, pg_catalog.string_agg(a.attname, '_' ORDER BY k.place), '_idx')",
+            "  LOOP",
+            "    CONTINUE WHEN pg_catalog.octet_length(item.renamed)",
+            f"        OPERATOR(pg_catalog.>) {naming.MAX_IDENTIFIER_BYTES}",
+            "      OR pg_catalog.to_regclass(",
+            "        pg_catalog.format('%I.%I', item.nspname, item.renamed)) IS NOT NULL;",
+            "    EXECUTE pg_catalog.format('ALTER INDEX %I.%I RENAME TO %I',",
+            "      item.nspname, item.relname, item.renamed);",
+            "  END LOOP;",
+            "END",
+        ]
+    )
 
 
 def _rename_audit_column(audit: str, old: str, new: str) -> str:
@@ -108,6 +152,13 @@ def _default_names(old: str, new: str, *suffixes: str) -> dict[str, str]:
         naming.cut(old, len(suffix)) + suffix: naming.cut(new, len(suffix)) + suffix
         for suffix in suffixes
     }
+
+
+def renamed_index(name: str, old: str, new: str) -> str:
+    """Return what an index is called when its table is renamed, as ``_renamed`` finds it."""
+    place = f"_{name}_".find(f"_{old}_")
+    renamed = name[:place] + new + name[place + len(old) :] if place >= 0 else name
+    return renamed if len(renamed.encode()) <= naming.MAX_IDENTIFIER_BYTES else name
 
 
 def _renamed(schema: str, old: str, new: str, names: dict[str, str]) -> list[str]:
