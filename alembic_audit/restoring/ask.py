@@ -11,6 +11,7 @@ from alembic_audit.errors import RestoreError
 from alembic_audit.reading.history import column_of, free
 from alembic_audit.reading.past import replayable
 from alembic_audit.reading.trail import Trail, TransactionId, When, until
+from alembic_audit.restoring import rows
 from alembic_audit.restoring.plan import Restoration, planned
 from alembic_audit.restoring.rows import Part, Target, is_same_row
 from alembic_audit.tables import SPEC_KEY, derive_all
@@ -56,7 +57,7 @@ def restore(
         ReadingError: The trail cannot be read or replayed; key, moment or a name are wrong.
     """
     trail = replayable(source)
-    run = _ready(connectable, "restore")
+    run = _ready(connectable, "restore", [trail])
     target = _target(run, trail, key, until(trail.audit, as_of))
     return planned(connectable, [_part(trail, [target], columns, values)])
 
@@ -80,7 +81,7 @@ def undelete(
         ReadingError: As for ``restore``.
     """
     trail = replayable(source)
-    run = _ready(connectable, "undelete")
+    run = _ready(connectable, "undelete", [trail])
     newest = _newest(run, trail, key)
     # The record of a deletion holds the row as it was.
     return planned(connectable, [_part(trail, [Target(newest, newest, newest - 1)], None, values)])
@@ -112,7 +113,7 @@ def undo(connectable: Connectable, transaction: TransactionId, *sources: Any) ->
     if not isinstance(transaction, TransactionId) or not sources:
         raise RestoreError("write undo(session, TransactionId(...), Account, ...)")
     trails = {trail.table: trail for trail in map(replayable, _tables(sources))}
-    run = _ready(connectable, "undo")
+    run = _ready(connectable, "undo", trails.values())
     number = int(transaction.value)
     parts = [
         Part(trail, tuple(targets), of_transaction=True)
@@ -125,11 +126,23 @@ def undo(connectable: Connectable, transaction: TransactionId, *sources: Any) ->
     return planned(connectable, parts)
 
 
-def _ready(connectable: Any, verb: str) -> Any:
+def _ready(connectable: Any, verb: str, trails: Iterable[Trail]) -> Any:
+    """Return what executes, once it is sure that it sees all records and can take back changes."""
     if hasattr(connectable, "run_sync"):
         raise RestoreError(f"{verb} of what is asynchronous: await its run_sync({verb}, ...)")
+    connection: sa.Connection = connectable
     if not isinstance(connectable, sa.Connection):
         connectable.flush()
+        connection = connectable.connection()
+    driver: Any = connection.connection.dbapi_connection
+    if driver.autocommit:
+        raise RestoreError(f"{verb} in AUTOCOMMIT: it needs one transaction; set isolation_level")
+    for trail in trails:
+        if rows.are_hidden(connection, trail.audit):
+            raise RestoreError(
+                f"row level security may hide records of {trail.audit.fullname!r} from the role in "
+                "force, so that they do not say how rows were; restore with a role that sees all"
+            )
     return connectable
 
 
@@ -283,13 +296,13 @@ def _emptied(run: Any, trail: Trail, number: int) -> Iterable[Target]:
         is_same_row(trail, same, newest), same.c.audit_transaction_id == number
     )
     last = trail.audit.alias()
-    rows = (
+    gone = (
         sa.select(last.c.audit_id)
         .join(newest, newest.c.audit_id == last.c.audit_id)
         .where(last.c.audit_operation != "D", ~touched.exists())
         .order_by(last.c.audit_id)
     )
-    for audit_id in run.execute(rows).scalars():
+    for audit_id in run.execute(gone).scalars():
         yield Target(audit_id, audit_id)
 
 

@@ -6,22 +6,25 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from alembic_audit.errors import RestoreError
+from alembic_audit.errors import RestoreError, sqlstate
 from alembic_audit.naming import cut
 from alembic_audit.reading.difference import Change
 from alembic_audit.reading.trail import Trail
 from alembic_audit.restoring import rows, write
 from alembic_audit.restoring.cascade import children
 from alembic_audit.restoring.rows import Part, Row, Target
-from alembic_audit.restoring.write import Action, Step, Work
+from alembic_audit.restoring.steps import Action, Step, Work
 
 Key = tuple[Any, ...]
+
+ROLLED_BACK = "40"
+"""The class of the SQLSTATEs after which only the whole transaction can be tried again."""
 
 SHOWN = 5
 """How many records since then a text lists."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class RowChange:
     """What happens to one row.
 
@@ -48,13 +51,13 @@ class RowChange:
         return f"{what} (since then: {_records(self.since)})" if self.since else what
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Conflict:
     """A row that was changed again since, or that a deletion would take along.
 
     Attributes:
         table: Its table.
-        key: Its primary key.
+        key: Its primary key; empty for rows that row level security may hide.
         columns: Those that were changed again, none where the row came or went; or those by which
             it refers to a row that would be deleted.
         audit_id: The last record of a row that was changed again; None of one that refers.
@@ -67,6 +70,8 @@ class Conflict:
 
     def __str__(self) -> str:
         what = ", ".join(self.columns) or "the whole row"
+        if not self.key:
+            return f"{self.table}: row level security may hide rows that go along, by {what}"
         if self.audit_id is None:
             gone = "refers to a row that is deleted, and goes along or loses it"
             return f"{self.table} {rows.key_text(self.key)}: {what} {gone}"
@@ -74,7 +79,7 @@ class Conflict:
         return f"{self.table} {rows.key_text(self.key)}: {what} {last}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Lost:
     """A value that cannot come back.
 
@@ -143,6 +148,8 @@ class Restoration:
             RestoreError: There are conflicts, a needed value is lost, a row changed since the
                 plan was made, PostgreSQL refused a change, or one was not recorded. Nothing has
                 changed then.
+            sqlalchemy.exc.DBAPIError: PostgreSQL asks to try the whole transaction again (SQLSTATE
+                40001, 40P01).
         """
         if self.conflicts and not overwrite:
             raise RestoreError(
@@ -156,13 +163,17 @@ class Restoration:
             self._connectable.flush()
         try:
             try:
-                write.run(self._connectable, self._work, deletes_first=False)
+                write.run(self._connectable, self._work, overwrite=overwrite, deletes_first=False)
             except sa.exc.IntegrityError as first:
                 try:
-                    write.run(self._connectable, self._work, deletes_first=True)
+                    write.run(
+                        self._connectable, self._work, overwrite=overwrite, deletes_first=True
+                    )
                 except sa.exc.IntegrityError:
                     raise first from None
         except sa.exc.DBAPIError as error:
+            if (sqlstate(error.orig) or "").startswith(ROLLED_BACK):
+                raise
             raise RestoreError(
                 f"PostgreSQL refused it, and nothing was changed: {error.orig}"
             ) from error
@@ -185,7 +196,7 @@ def planned(connectable: Any, parts: Iterable[Part]) -> Restoration:
     lost: list[Lost] = []
     for part in parts:
         steps = []
-        for row in rows.read(connectable, part):
+        for row in rows.read(connectable, part.trail, part.targets):
             _see_complete(part.trail, row)
             if (step := _step(part, row)) is None:
                 continue
