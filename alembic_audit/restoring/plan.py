@@ -214,19 +214,20 @@ def planned(connectable: Any, parts: Iterable[Part]) -> Restoration:
 
 
 def _see_complete(trail: Trail, row: Row) -> None:
-    what = f"row {row.name} of {trail.table.fullname!r}"
+    what, hidden = f"row {row.name} of {trail.table.fullname!r}", ""
     if row.there and not row.recorded:
         found = f"{what} is there, and by record {row.newest} it is gone"
     elif row.recorded and not row.there:
         found = f"{what} is gone, and by record {row.newest} it is there"
+        hidden = ", or row level security hides it"
     elif row.there and row.strange:
         columns = ", ".join(row.strange)
         found = f"{what} is not what record {row.newest} says, in {columns}"
     else:
         return
     raise RestoreError(
-        f"{found}: it was changed while nothing was recorded. `alembic-audit doctor` says why; "
-        "op.snapshot_audit_table() records what is there, and restore() goes on from that"
+        f"{found}: it was changed while nothing was recorded{hidden}. `alembic-audit doctor` says "
+        "why; op.snapshot_audit_table() records what is there, and restore() goes on from that"
     )
 
 
