@@ -61,7 +61,7 @@ def _referring(
     child, live, anchor = reference.table.alias(), trail.table.alias(), trail.audit.alias()
     key = reference.table.primary_key.columns or reference.columns
     pairs = [
-        rows.column(child, one.parent.name) == rows.column(live, one.column.name)
+        rows.bare(child, one.parent.name) == rows.bare(live, one.column.name)
         for one in reference.elements
     ]
     shown = [rows.column(child, column.name) for column in key]

@@ -321,10 +321,10 @@ def _lost(part: Part, step: Step) -> Iterator[Lost]:
     """Yield the values that a step should write and cannot."""
     if step.action == "delete":
         return
-    table, spec = part.trail.table, part.trail.spec
+    table, stored = part.trail.table, part.trail.spec.stored
     reasons = dict(step.reasons)
     for column in table.columns:
-        is_told = column.name in spec.stored or column.name in step.given
+        is_told = column.name in stored or column.name in step.given
         if not is_told and column.computed is None:
             reasons[column.name] = "it is not recorded"
     for name, reason in reasons.items():
@@ -350,10 +350,10 @@ def _done(connectable: Any, work: Work, planned: Iterable[RowChange]) -> Iterato
     found = rows.images(connectable, work.part.trail, *_written(work))
     for step, change, (now, _then) in zip(work.steps, planned, found, strict=False):
         changes = tuple(
-            dataclasses.replace(one, after=now[one.name]) if one.name in step.names else one
+            Change(one.name, one.before, now[one.name]) if one.name in step.names else one
             for one in change.changes
         )
-        yield dataclasses.replace(change, changes=changes)
+        yield change if changes == change.changes else dataclasses.replace(change, changes=changes)
 
 
 def _written(work: Work) -> tuple[list[Target], list[str]]:

@@ -1,6 +1,7 @@
 """What a trail and its table say of the rows that shall be put back."""
 
 import dataclasses
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -205,15 +206,20 @@ def _row(size: int, target: Target, row: "sa.Row[Any]") -> Row:
         own=row.own,
         recorded=row.recorded,
         there=row.there,
-        strange=tuple(row.strange),
-        differing=tuple(row.differing),
-        changed=tuple(row.changed),
-        later=tuple(row.later),
-        untold=tuple(row.untold or ()),
-        nulls=tuple(row.nulls),
+        strange=_names(row.strange),
+        differing=_names(row.differing),
+        changed=_names(row.changed),
+        later=_names(row.later),
+        untold=_names(row.untold or ()),
+        nulls=_names(row.nulls),
         since=tuple(row.since or ()),
         former=former,
     )
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    # The same few names come with every row.
+    return tuple(map(sys.intern, names))
 
 
 def batches(targets: Sequence[Target]) -> Iterator[Sequence[Target]]:
@@ -230,11 +236,28 @@ def column(table: FromClause, name: str) -> Any:
     return next(one for one in table.columns if one.name == name)
 
 
+def bare(table: FromClause, name: str) -> sa.ColumnElement[Any]:
+    """Return a column to compare, by the operators of PostgreSQL alone.
+
+    A type of the model may have its own, and a DOMAIN has none that SQLAlchemy 2.1 knows.
+    """
+    return sa.type_coerce(column(table, name), sa.types.NULLTYPE)
+
+
 def is_same(trail: Trail, live: FromClause, record: NamedFromClause) -> sa.ColumnElement[bool]:
     """Return whether a row of the table has the key of a record."""
-    return sa.and_(
-        *(column(live, name) == restored(trail, record, name) for name in trail.spec.key)
-    )
+    return sa.and_(*(_is_same_value(trail, live, record, name) for name in trail.spec.key))
+
+
+def _is_same_value(
+    trail: Trail, live: FromClause, record: NamedFromClause, name: str
+) -> sa.ColumnElement[bool]:
+    now, then = bare(live, name), restored(trail, record, name)
+    declared = _plain(column(live, name).type)
+    if isinstance(declared, postgresql.DOMAIN) and _is_of_labels(declared):
+        # The operator of enums takes no domain of one; an index of the column is used for all that.
+        return sa.cast(now, declared.data_type) == sa.cast(then, declared.data_type)
+    return now == then
 
 
 def is_same_row(
@@ -370,7 +393,7 @@ def _states(asked: _Asked, newest: Any) -> "sa.Select[Any]":
                 else_=newest.c.audit_transaction_id == here,
             ).label("own"),
             sa.and_(newest.c.audit_operation != "D", ~is_emptied).label("recorded"),
-            column(asked.live, asked.trail.spec.key[0]).is_not(None).label("there"),
+            bare(asked.live, asked.trail.spec.key[0]).is_not(None).label("there"),
         )
         .select_from(asked.rows.join(newest, sa.true()).outerjoin(emptied, sa.true()))
         .order_by(asked.targets.c.place)
@@ -428,7 +451,7 @@ def _present(trail: Trail, live: FromClause) -> Image:
     return {
         name: sa.cast(column(live, name), trail.audit.c[stored].type)
         if name == stored
-        else _hash(column(live, name))
+        else _hash(bare(live, name))
         for name, stored in trail.recorded.items()
     }
 

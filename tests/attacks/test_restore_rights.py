@@ -92,7 +92,7 @@ def test_a_hidden_row_is_not_taken_for_a_deleted_one(session: Session) -> None:
         lambda: restore(session, parent, 1, as_of=AuditId(1)),
         lambda: undelete(session, parent, 1),
     ):
-        with pytest.raises(RestoreError, match="is gone, and .* row level security hides it"):
+        with pytest.raises(RestoreError, match=r"is gone, and .* row level security hides it"):
             ask()
     run(session, "RESET ROLE")
     assert ["(1,a,3)"] == image(session, "parent")
