@@ -10,7 +10,7 @@ from sqlalchemy.sql.selectable import NamedFromClause
 from alembic_audit.errors import RestoreError
 from alembic_audit.reading.history import column_of, free
 from alembic_audit.reading.past import replayable
-from alembic_audit.reading.trail import Trail, TransactionId, When, until
+from alembic_audit.reading.trail import Trail, TransactionId, When, trail_of, until
 from alembic_audit.restoring import rows
 from alembic_audit.restoring.plan import Restoration, planned
 from alembic_audit.restoring.rows import Part, Target, is_same_row
@@ -41,7 +41,7 @@ def restore(
     Args:
         connectable: A Session, which is flushed first, or a Connection. For an AsyncSession:
             ``await session.run_sync(restore, Account, 42, as_of=yesterday)``.
-        source: An audited class or Table.
+        source: An audited class or Table; of a class with joined inheritance each Table by itself.
         key: The primary key: a value, a tuple, or a mapping.
         as_of: A time with its zone, an ``AuditId`` or a ``TransactionId``, as for ``as_of()``.
         columns: Put back these alone, of a row that was there and is; names as in the table or
@@ -53,10 +53,10 @@ def restore(
 
     Raises:
         RestoreError: The trail does not say how the row was, or does not end with the row as it
-            is now; or nothing is recorded of it.
+            is now; nothing is recorded of it; or the class is mapped to several tables.
         ReadingError: The trail cannot be read or replayed; key, moment or a name are wrong.
     """
-    trail = replayable(source)
+    trail = _trail(source)
     run = _ready(connectable, "restore", [trail])
     target = _target(run, trail, key, until(trail.audit, as_of))
     return planned(connectable, [_part(trail, [target], columns, values)])
@@ -69,7 +69,7 @@ def undelete(
 
     Args:
         connectable: As for ``restore``.
-        source: An audited class or Table.
+        source: An audited class or Table; of a class with joined inheritance each Table by itself.
         key: The primary key: a value, a tuple, or a mapping.
         values: What to write into columns whose value cannot come back.
 
@@ -80,7 +80,7 @@ def undelete(
         RestoreError: As for ``restore``.
         ReadingError: As for ``restore``.
     """
-    trail = replayable(source)
+    trail = _trail(source)
     run = _ready(connectable, "undelete", [trail])
     newest = _newest(run, trail, key)
     # The record of a deletion holds the row as it was.
@@ -100,7 +100,8 @@ def undo(connectable: Connectable, transaction: TransactionId, *sources: Any) ->
     Args:
         connectable: As for ``restore``.
         transaction: Its number, ``audit_transaction_id``.
-        *sources: Audited classes or Tables, or a MetaData for all of its audited tables.
+        *sources: Audited classes or Tables, or a MetaData for all of its audited tables. A class
+            with joined inheritance stands for all tables that it is mapped to.
 
     Returns:
         The plan.
@@ -146,6 +147,20 @@ def _ready(connectable: Any, verb: str, trails: Iterable[Trail]) -> Any:
     return connectable
 
 
+def _trail(source: Any) -> Trail:
+    """Return the trail of a source that is one table."""
+    trail = replayable(source)
+    tables = () if trail.mapper is None else trail.mapper.tables
+    if len(tables) > 1:
+        names = ", ".join(repr(table.fullname) for table in tables)
+        raise RestoreError(
+            f"a {source.__name__} has a row in each of {names}, each of which has a trail of its "
+            f"own: restore them one by one, as restore(session, {source.__name__}.__table__, ...), "
+            "the first one first where rows are inserted and last where they are deleted"
+        )
+    return trail
+
+
 def _tables(sources: Iterable[Any]) -> Iterable[Any]:
     for source in sources:
         if isinstance(source, sa.MetaData):
@@ -156,7 +171,8 @@ def _tables(sources: Iterable[Any]) -> Iterable[Any]:
                 if table.info.get("audit.is_audit_table") and SPEC_KEY in table.info
             )
         else:
-            yield source
+            mapper = trail_of(source).mapper
+            yield from [source] if mapper is None else mapper.tables
 
 
 def _newest(run: Any, trail: Trail, key: Any) -> int:

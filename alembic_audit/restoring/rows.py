@@ -348,9 +348,12 @@ class _Asked:
             .table_valued(*self.numbers, with_ordinality="place", name="asked")
             .render_derived()
         )
-        self.anchor, self.live = trail.audit.alias(), trail.table.alias()
+        self.anchor, row = trail.audit.alias(), trail.table.alias()
+        # One by one by the key, also where the statistics take the table for empty.
+        found = sa.select(row).where(is_same(trail, row, self.anchor)).limit(1)
+        self.live = found.correlate(self.anchor).lateral("audit_live")
         self.rows = self.targets.join(self.anchor, self.is_at("anchor", self.anchor)).outerjoin(
-            self.live, is_same(trail, self.live, self.anchor)
+            self.live, sa.true()
         )
 
     def is_at(self, name: str, record: NamedFromClause) -> sa.ColumnElement[bool]:
