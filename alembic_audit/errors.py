@@ -1,4 +1,9 @@
-"""The errors this package raises itself."""
+"""The errors this package raises itself, and what those of drivers say."""
+
+
+def sqlstate(error: object) -> str | None:
+    """Return the SQLSTATE of an error of any driver."""
+    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
 
 
 class AuditError(Exception):

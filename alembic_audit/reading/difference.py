@@ -16,7 +16,7 @@ from alembic_audit.spec import CHANGED_COLUMNS, OMITTED_COLUMNS, OWN_COLUMNS
 from alembic_audit.tables import SPEC_KEY
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Change:
     """A column, or an attribute, and its values before and after."""
 

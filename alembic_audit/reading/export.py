@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from alembic_audit.errors import ReadingError
+from alembic_audit.errors import ReadingError, sqlstate
 from alembic_audit.reading.settled import bound, transaction_of
 from alembic_audit.reading.trail import Trail, dropped_values, trail_of
 
@@ -152,7 +152,7 @@ def _explained(trail: Trail) -> Iterator[None]:
     try:
         yield
     except sa.exc.DBAPIError as error:
-        state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+        state = sqlstate(error.orig)
         if state not in _CURES:
             raise
         reason = str(error.orig).partition("\n")[0]

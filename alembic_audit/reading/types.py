@@ -67,6 +67,41 @@ class PastLabel(sa.types.TypeDecorator[Any]):
         return dict(self._pairs()).get(value, value)
 
 
+class PastDecorated(sa.types.TypeDecorator[Any]):
+    """What a decorator of a type makes of a value that is stored as another one.
+
+    What it cannot read, as a label that an enum does not have any more, stays as it is stored.
+
+    Args:
+        types: The decorator in the model, and the type in the audit table. A tuple makes the cache
+            of statements go by identity: the decorator need not be one that may be cached.
+    """
+
+    impl = sa.types.NullType
+    cache_ok = True
+
+    def __init__(self, types: tuple[sa.types.TypeDecorator[Any], TypeEngine[Any]]) -> None:
+        super().__init__()
+        self.types = types
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> TypeEngine[Any]:
+        """Return the type in the audit table."""
+        return dialect.type_descriptor(self.types[1])
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
+        """Return what the decorator sends."""
+        process = self.types[0].dialect_impl(dialect).bind_processor(dialect)
+        return process(value) if process else value
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
+        """Return what the decorator reads."""
+        process = self.types[0].dialect_impl(dialect).result_processor(dialect, None)
+        try:
+            return process(value) if process else value
+        except LookupError:
+            return value
+
+
 def reading_type(declared: TypeEngine[Any], stored: TypeEngine[Any]) -> TypeEngine[Any]:
     """Return the type by which a stored value becomes what the model has.
 
@@ -75,6 +110,10 @@ def reading_type(declared: TypeEngine[Any], stored: TypeEngine[Any]) -> TypeEngi
         stored: The type in the audit table, which has no enums and no domains.
     """
     declared = declared._variant_mapping.get("postgresql", declared)
+    if isinstance(declared, sa.types.TypeDecorator) and not isinstance(
+        stored, sa.types.TypeDecorator
+    ):
+        return PastDecorated((declared, stored))
     if isinstance(declared, sa.Enum):
         return PastLabel(declared)
     if isinstance(declared, sa.ARRAY) and isinstance(stored, sa.ARRAY):

@@ -10,7 +10,8 @@ from sqlalchemy.sql.selectable import NamedFromClause
 from alembic_audit.errors import RestoreError
 from alembic_audit.reading.history import column_of, free
 from alembic_audit.reading.past import replayable
-from alembic_audit.reading.trail import Trail, TransactionId, When, until
+from alembic_audit.reading.trail import Trail, TransactionId, When, trail_of, until
+from alembic_audit.restoring import rows
 from alembic_audit.restoring.plan import Restoration, planned
 from alembic_audit.restoring.rows import Part, Target, is_same_row
 from alembic_audit.tables import SPEC_KEY, derive_all
@@ -40,7 +41,7 @@ def restore(
     Args:
         connectable: A Session, which is flushed first, or a Connection. For an AsyncSession:
             ``await session.run_sync(restore, Account, 42, as_of=yesterday)``.
-        source: An audited class or Table.
+        source: An audited class or Table; of a class with joined inheritance each Table by itself.
         key: The primary key: a value, a tuple, or a mapping.
         as_of: A time with its zone, an ``AuditId`` or a ``TransactionId``, as for ``as_of()``.
         columns: Put back these alone, of a row that was there and is; names as in the table or
@@ -52,11 +53,11 @@ def restore(
 
     Raises:
         RestoreError: The trail does not say how the row was, or does not end with the row as it
-            is now; or nothing is recorded of it.
+            is now; nothing is recorded of it; or the class is mapped to several tables.
         ReadingError: The trail cannot be read or replayed; key, moment or a name are wrong.
     """
-    trail = replayable(source)
-    run = _ready(connectable, "restore")
+    trail = _trail(source)
+    run = _ready(connectable, "restore", [trail])
     target = _target(run, trail, key, until(trail.audit, as_of))
     return planned(connectable, [_part(trail, [target], columns, values)])
 
@@ -68,7 +69,7 @@ def undelete(
 
     Args:
         connectable: As for ``restore``.
-        source: An audited class or Table.
+        source: An audited class or Table; of a class with joined inheritance each Table by itself.
         key: The primary key: a value, a tuple, or a mapping.
         values: What to write into columns whose value cannot come back.
 
@@ -79,8 +80,8 @@ def undelete(
         RestoreError: As for ``restore``.
         ReadingError: As for ``restore``.
     """
-    trail = replayable(source)
-    run = _ready(connectable, "undelete")
+    trail = _trail(source)
+    run = _ready(connectable, "undelete", [trail])
     newest = _newest(run, trail, key)
     # The record of a deletion holds the row as it was.
     return planned(connectable, [_part(trail, [Target(newest, newest, newest - 1)], None, values)])
@@ -99,7 +100,8 @@ def undo(connectable: Connectable, transaction: TransactionId, *sources: Any) ->
     Args:
         connectable: As for ``restore``.
         transaction: Its number, ``audit_transaction_id``.
-        *sources: Audited classes or Tables, or a MetaData for all of its audited tables.
+        *sources: Audited classes or Tables, or a MetaData for all of its audited tables. A class
+            with joined inheritance stands for all tables that it is mapped to.
 
     Returns:
         The plan.
@@ -112,7 +114,7 @@ def undo(connectable: Connectable, transaction: TransactionId, *sources: Any) ->
     if not isinstance(transaction, TransactionId) or not sources:
         raise RestoreError("write undo(session, TransactionId(...), Account, ...)")
     trails = {trail.table: trail for trail in map(replayable, _tables(sources))}
-    run = _ready(connectable, "undo")
+    run = _ready(connectable, "undo", trails.values())
     number = int(transaction.value)
     parts = [
         Part(trail, tuple(targets), of_transaction=True)
@@ -125,12 +127,38 @@ def undo(connectable: Connectable, transaction: TransactionId, *sources: Any) ->
     return planned(connectable, parts)
 
 
-def _ready(connectable: Any, verb: str) -> Any:
+def _ready(connectable: Any, verb: str, trails: Iterable[Trail]) -> Any:
+    """Return what executes, once it is sure that it sees all records and can take back changes."""
     if hasattr(connectable, "run_sync"):
         raise RestoreError(f"{verb} of what is asynchronous: await its run_sync({verb}, ...)")
+    connection: sa.Connection = connectable
     if not isinstance(connectable, sa.Connection):
         connectable.flush()
+        connection = connectable.connection()
+    driver: Any = connection.connection.dbapi_connection
+    if driver.autocommit:
+        raise RestoreError(f"{verb} in AUTOCOMMIT: it needs one transaction; set isolation_level")
+    for trail in trails:
+        if rows.are_hidden(connection, trail.audit):
+            raise RestoreError(
+                f"row level security may hide records of {trail.audit.fullname!r} from the role in "
+                "force, so that they do not say how rows were; restore with a role that sees all"
+            )
     return connectable
+
+
+def _trail(source: Any) -> Trail:
+    """Return the trail of a source that is one table."""
+    trail = replayable(source)
+    tables = () if trail.mapper is None else trail.mapper.tables
+    if len(tables) > 1:
+        names = ", ".join(repr(table.fullname) for table in tables)
+        raise RestoreError(
+            f"a {source.__name__} has a row in each of {names}, each of which has a trail of its "
+            f"own: restore them one by one, as restore(session, {source.__name__}.__table__, ...), "
+            "the first one first where rows are inserted and last where they are deleted"
+        )
+    return trail
 
 
 def _tables(sources: Iterable[Any]) -> Iterable[Any]:
@@ -143,7 +171,8 @@ def _tables(sources: Iterable[Any]) -> Iterable[Any]:
                 if table.info.get("audit.is_audit_table") and SPEC_KEY in table.info
             )
         else:
-            yield source
+            mapper = trail_of(source).mapper
+            yield from [source] if mapper is None else mapper.tables
 
 
 def _newest(run: Any, trail: Trail, key: Any) -> int:
@@ -283,13 +312,13 @@ def _emptied(run: Any, trail: Trail, number: int) -> Iterable[Target]:
         is_same_row(trail, same, newest), same.c.audit_transaction_id == number
     )
     last = trail.audit.alias()
-    rows = (
+    gone = (
         sa.select(last.c.audit_id)
         .join(newest, newest.c.audit_id == last.c.audit_id)
         .where(last.c.audit_operation != "D", ~touched.exists())
         .order_by(last.c.audit_id)
     )
-    for audit_id in run.execute(rows).scalars():
+    for audit_id in run.execute(gone).scalars():
         yield Target(audit_id, audit_id)
 
 

@@ -6,22 +6,25 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from alembic_audit.errors import RestoreError
+from alembic_audit.errors import RestoreError, sqlstate
 from alembic_audit.naming import cut
 from alembic_audit.reading.difference import Change
 from alembic_audit.reading.trail import Trail
 from alembic_audit.restoring import rows, write
 from alembic_audit.restoring.cascade import children
 from alembic_audit.restoring.rows import Part, Row, Target
-from alembic_audit.restoring.write import Action, Step, Work
+from alembic_audit.restoring.steps import Action, Step, Work
 
 Key = tuple[Any, ...]
+
+ROLLED_BACK = "40"
+"""The class of the SQLSTATEs after which only the whole transaction can be tried again."""
 
 SHOWN = 5
 """How many records since then a text lists."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class RowChange:
     """What happens to one row.
 
@@ -48,13 +51,13 @@ class RowChange:
         return f"{what} (since then: {_records(self.since)})" if self.since else what
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Conflict:
     """A row that was changed again since, or that a deletion would take along.
 
     Attributes:
         table: Its table.
-        key: Its primary key.
+        key: Its primary key; empty for rows that row level security may hide.
         columns: Those that were changed again, none where the row came or went; or those by which
             it refers to a row that would be deleted.
         audit_id: The last record of a row that was changed again; None of one that refers.
@@ -67,6 +70,8 @@ class Conflict:
 
     def __str__(self) -> str:
         what = ", ".join(self.columns) or "the whole row"
+        if not self.key:
+            return f"{self.table}: row level security may hide rows that go along, by {what}"
         if self.audit_id is None:
             gone = "refers to a row that is deleted, and goes along or loses it"
             return f"{self.table} {rows.key_text(self.key)}: {what} {gone}"
@@ -74,7 +79,7 @@ class Conflict:
         return f"{self.table} {rows.key_text(self.key)}: {what} {last}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Lost:
     """A value that cannot come back.
 
@@ -143,6 +148,8 @@ class Restoration:
             RestoreError: There are conflicts, a needed value is lost, a row changed since the
                 plan was made, PostgreSQL refused a change, or one was not recorded. Nothing has
                 changed then.
+            sqlalchemy.exc.DBAPIError: PostgreSQL asks to try the whole transaction again (SQLSTATE
+                40001, 40P01).
         """
         if self.conflicts and not overwrite:
             raise RestoreError(
@@ -156,13 +163,17 @@ class Restoration:
             self._connectable.flush()
         try:
             try:
-                write.run(self._connectable, self._work, deletes_first=False)
+                write.run(self._connectable, self._work, overwrite=overwrite, deletes_first=False)
             except sa.exc.IntegrityError as first:
                 try:
-                    write.run(self._connectable, self._work, deletes_first=True)
+                    write.run(
+                        self._connectable, self._work, overwrite=overwrite, deletes_first=True
+                    )
                 except sa.exc.IntegrityError:
                     raise first from None
         except sa.exc.DBAPIError as error:
+            if (sqlstate(error.orig) or "").startswith(ROLLED_BACK):
+                raise
             raise RestoreError(
                 f"PostgreSQL refused it, and nothing was changed: {error.orig}"
             ) from error
@@ -185,7 +196,7 @@ def planned(connectable: Any, parts: Iterable[Part]) -> Restoration:
     lost: list[Lost] = []
     for part in parts:
         steps = []
-        for row in rows.read(connectable, part):
+        for row in rows.read(connectable, part.trail, part.targets):
             _see_complete(part.trail, row)
             if (step := _step(part, row)) is None:
                 continue
@@ -203,19 +214,20 @@ def planned(connectable: Any, parts: Iterable[Part]) -> Restoration:
 
 
 def _see_complete(trail: Trail, row: Row) -> None:
-    what = f"row {row.name} of {trail.table.fullname!r}"
+    what, hidden = f"row {row.name} of {trail.table.fullname!r}", ""
     if row.there and not row.recorded:
         found = f"{what} is there, and by record {row.newest} it is gone"
     elif row.recorded and not row.there:
         found = f"{what} is gone, and by record {row.newest} it is there"
+        hidden = ", or row level security hides it"
     elif row.there and row.strange:
         columns = ", ".join(row.strange)
         found = f"{what} is not what record {row.newest} says, in {columns}"
     else:
         return
     raise RestoreError(
-        f"{found}: it was changed while nothing was recorded. `alembic-audit doctor` says why; "
-        "op.snapshot_audit_table() records what is there, and restore() goes on from that"
+        f"{found}: it was changed while nothing was recorded{hidden}. `alembic-audit doctor` says "
+        "why; op.snapshot_audit_table() records what is there, and restore() goes on from that"
     )
 
 
@@ -309,10 +321,10 @@ def _lost(part: Part, step: Step) -> Iterator[Lost]:
     """Yield the values that a step should write and cannot."""
     if step.action == "delete":
         return
-    table, spec = part.trail.table, part.trail.spec
+    table, stored = part.trail.table, part.trail.spec.stored
     reasons = dict(step.reasons)
     for column in table.columns:
-        is_told = column.name in spec.stored or column.name in step.given
+        is_told = column.name in stored or column.name in step.given
         if not is_told and column.computed is None:
             reasons[column.name] = "it is not recorded"
     for name, reason in reasons.items():
@@ -338,10 +350,10 @@ def _done(connectable: Any, work: Work, planned: Iterable[RowChange]) -> Iterato
     found = rows.images(connectable, work.part.trail, *_written(work))
     for step, change, (now, _then) in zip(work.steps, planned, found, strict=False):
         changes = tuple(
-            dataclasses.replace(one, after=now[one.name]) if one.name in step.names else one
+            Change(one.name, one.before, now[one.name]) if one.name in step.names else one
             for one in change.changes
         )
-        yield dataclasses.replace(change, changes=changes)
+        yield change if changes == change.changes else dataclasses.replace(change, changes=changes)
 
 
 def _written(work: Work) -> tuple[list[Target], list[str]]:

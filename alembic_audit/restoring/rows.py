@@ -1,6 +1,7 @@
 """What a trail and its table say of the rows that shall be put back."""
 
 import dataclasses
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,11 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.selectable import FromClause, NamedFromClause
 
 from alembic_audit.errors import RestoreError
+from alembic_audit.naming import qualify, quote
 from alembic_audit.reading.trail import Trail, dropped_values
 from alembic_audit.reading.types import TextArray, names_where, same_image
 
-BATCH = 1000
+BATCH = 10_000
 """How many rows are asked for at once."""
 
 WIDTH = 800
@@ -23,7 +25,7 @@ Numbers = postgresql.ARRAY(sa.BigInteger())
 _PG = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Target:
     """A row, and how it shall look; records by their ``audit_id``.
 
@@ -60,7 +62,7 @@ class Part:
     of_transaction: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Row:
     """A row as it is, beside its trail.
 
@@ -107,23 +109,39 @@ def key_text(key: tuple[Any, ...]) -> str:
     return repr(key[0]) if len(key) == 1 else repr(key)
 
 
-def read(run: Any, part: Part) -> list[Row]:
-    """Return the rows of a part, in the order of its targets.
+def are_hidden(run: Any, table: sa.Table) -> bool:
+    """Return whether row level security may hide rows of a table from the role in force."""
+    connection: sa.Connection = run if isinstance(run, sa.Connection) else run.connection()
+    named = connection.get_execution_options().get("schema_translate_map") or {}
+    schema = named.get(table.schema, table.schema)
+    # As SQLAlchemy writes it: without a schema the search_path decides.
+    name = quote(table.name) if schema is None else qualify(schema, table.name)
+    return bool(connection.scalar(sa.select(sa.func.pg_catalog.row_security_active(name))))
+
+
+def read(run: Any, trail: Trail, targets: Sequence[Target]) -> Iterator[Row]:
+    """Yield the rows of targets, in their order.
 
     Raises:
         RestoreError: A record that was there is not there any more.
     """
-    size = len(part.trail.spec.key)
-    found: list[Row] = []
-    for some in batches(part.targets):
-        compared = run.execute(_compared(part.trail, some)).all()
+    size = len(trail.spec.key)
+    for some in batches(targets):
+        compared = run.execute(_compared(trail, some)).all()
         if len(compared) != len(some):
             raise RestoreError(
-                f"records of {part.trail.table.fullname!r} that the plan was made from are not "
+                f"records of {trail.table.fullname!r} that the plan was made from are not "
                 "there any more, as after a rollback; make another one"
             )
-        found += (_row(size, *pair) for pair in zip(some, compared, strict=True))
-    return found
+        for target, row in zip(some, compared, strict=True):
+            yield _row(size, target, row)
+
+
+def states(run: Any, trail: Trail, targets: Sequence[Target]) -> "Iterator[sa.Row[Any]]":
+    """Yield ``newest``, ``own``, ``recorded`` and ``there`` of a `Row` for each target."""
+    for some in batches(targets):
+        asked = _Asked(trail, some)
+        yield from run.execute(_states(asked, _newest(asked)))
 
 
 Values = dict[str, Any]
@@ -159,9 +177,8 @@ def images(
 def _images(
     trail: Trail, targets: Sequence[Target], names: Sequence[str], *, as_text: bool
 ) -> "sa.Select[Any]":
-    asked, anchor, then = _asked(targets), trail.audit.alias(), trail.audit.alias()
-    live = trail.table.alias()
-    now: list[sa.ColumnElement[Any]] = [column(live, name) for name in names]
+    asked, then = _Asked(trail, targets), trail.audit.alias()
+    now: list[sa.ColumnElement[Any]] = [column(asked.live, name) for name in names]
     was = [_told(trail, then, name) for name in names]
     shown: list[sa.ColumnElement[Any]]
     if as_text:
@@ -175,11 +192,8 @@ def _images(
         ]
     return (
         sa.select(*shown)
-        .select_from(asked)
-        .join(anchor, anchor.c.audit_id == asked.c.anchor)
-        .outerjoin(then, then.c.audit_id == asked.c.then)
-        .outerjoin(live, is_same(trail, live, anchor))
-        .order_by(asked.c.place)
+        .select_from(asked.rows.outerjoin(then, asked.is_at("then", then)))
+        .order_by(asked.targets.c.place)
     )
 
 
@@ -187,20 +201,25 @@ def _row(size: int, target: Target, row: "sa.Row[Any]") -> Row:
     former = {name: value for name, value in (row.former or {}).items() if value is not None}
     return Row(
         target,
-        key=tuple(row[:size]),
+        key=tuple(row[-size:]),
         newest=row.newest,
         own=row.own,
         recorded=row.recorded,
         there=row.there,
-        strange=tuple(row.strange),
-        differing=tuple(row.differing),
-        changed=tuple(row.changed),
-        later=tuple(row.later),
-        untold=tuple(row.untold or ()),
-        nulls=tuple(row.nulls),
+        strange=_names(row.strange),
+        differing=_names(row.differing),
+        changed=_names(row.changed),
+        later=_names(row.later),
+        untold=_names(row.untold or ()),
+        nulls=_names(row.nulls),
         since=tuple(row.since or ()),
         former=former,
     )
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    # The same few names come with every row.
+    return tuple(map(sys.intern, names))
 
 
 def batches(targets: Sequence[Target]) -> Iterator[Sequence[Target]]:
@@ -217,11 +236,28 @@ def column(table: FromClause, name: str) -> Any:
     return next(one for one in table.columns if one.name == name)
 
 
+def bare(table: FromClause, name: str) -> sa.ColumnElement[Any]:
+    """Return a column to compare, by the operators of PostgreSQL alone.
+
+    A type of the model may have its own, and a DOMAIN has none that SQLAlchemy 2.1 knows.
+    """
+    return sa.type_coerce(column(table, name), sa.types.NULLTYPE)
+
+
 def is_same(trail: Trail, live: FromClause, record: NamedFromClause) -> sa.ColumnElement[bool]:
     """Return whether a row of the table has the key of a record."""
-    return sa.and_(
-        *(column(live, name) == restored(trail, record, name) for name in trail.spec.key)
-    )
+    return sa.and_(*(_is_same_value(trail, live, record, name) for name in trail.spec.key))
+
+
+def _is_same_value(
+    trail: Trail, live: FromClause, record: NamedFromClause, name: str
+) -> sa.ColumnElement[bool]:
+    now, then = bare(live, name), restored(trail, record, name)
+    declared = _plain(column(live, name).type)
+    if isinstance(declared, postgresql.DOMAIN) and _is_of_labels(declared):
+        # The operator of enums takes no domain of one; an index of the column is used for all that.
+        return sa.cast(now, declared.data_type) == sa.cast(then, declared.data_type)
+    return now == then
 
 
 def is_same_row(
@@ -234,8 +270,20 @@ def is_same_row(
 def is_one_of(records: NamedFromClause, numbers: Sequence[int | None]) -> sa.ColumnElement[bool]:
     """Return whether a record is one of those with these numbers."""
     wanted = sa.cast(sa.literal(list(numbers), Numbers), Numbers)
-    found: sa.ColumnElement[bool] = records.c.audit_id == sa.any_(wanted)
-    return found
+    return sa.and_(records.c.audit_id == sa.any_(wanted), _is_between(records, numbers))
+
+
+def _is_between(records: NamedFromClause, numbers: Iterable[int | None]) -> sa.ColumnElement[bool]:
+    """Return whether a record is between the first and the last of some.
+
+    They follow each other where one transaction wrote them; without their bounds the planner may
+    read the whole of the audit table for each batch.
+    """
+    known = [number for number in numbers if number is not None]
+    if not known:
+        return sa.false()
+    first, last = (sa.literal(bound, sa.BigInteger) for bound in (min(known), max(known)))
+    return records.c.audit_id.between(first, last)
 
 
 def restored(trail: Trail, record: NamedFromClause, name: str) -> sa.ColumnElement[Any]:
@@ -280,66 +328,104 @@ def _plain(declared: Any) -> Any:
     return declared
 
 
-def _asked(targets: Sequence[Target]) -> Any:
-    lists = [
-        sa.cast(sa.literal([getattr(one, name) for one in targets], Numbers), Numbers)
-        for name in ("anchor", "then", "since", "left")
-    ]
+class _Asked:
+    """Targets, and beside each its anchor and the row, as FROM takes them.
+
+    Args:
+        trail: Whose rows.
+        targets: Which rows.
+    """
+
+    def __init__(self, trail: Trail, targets: Sequence[Target]) -> None:
+        self.trail = trail
+        self.numbers = {
+            name: [getattr(one, name) for one in targets]
+            for name in ("anchor", "then", "since", "left")
+        }
+        lists = [sa.cast(sa.literal(some, Numbers), Numbers) for some in self.numbers.values()]
+        self.targets: Any = (
+            sa.func.unnest(*lists)
+            .table_valued(*self.numbers, with_ordinality="place", name="asked")
+            .render_derived()
+        )
+        self.anchor, row = trail.audit.alias(), trail.table.alias()
+        # One by one by the key, also where the statistics take the table for empty.
+        found = sa.select(row).where(is_same(trail, row, self.anchor)).limit(1)
+        self.live = found.correlate(self.anchor).lateral("audit_live")
+        self.rows = self.targets.join(self.anchor, self.is_at("anchor", self.anchor)).outerjoin(
+            self.live, sa.true()
+        )
+
+    def is_at(self, name: str, record: NamedFromClause) -> sa.ColumnElement[bool]:
+        """Return whether a record is the one that a target names."""
+        return sa.and_(
+            record.c.audit_id == self.targets.c[name], _is_between(record, self.numbers[name])
+        )
+
+
+def _newest(asked: _Asked) -> Any:
+    """Return the last record of each row."""
+    later = asked.trail.audit.alias()
     return (
-        sa.func.unnest(*lists)
-        .table_valued("anchor", "then", "since", "left", with_ordinality="place", name="asked")
-        .render_derived()
-    )
-
-
-def _compared(trail: Trail, targets: Sequence[Target]) -> "sa.Select[Any]":
-    """Return a row for each target: the arguments of `Row` by their names, after the key."""
-    asked, audit = _asked(targets), trail.audit
-    anchor, then, left, later = (audit.alias() for _ in range(4))
-    live = trail.table.alias()
-    newest = (
         sa.select(later)
-        .where(is_same_row(trail, later, anchor))
+        .where(is_same_row(asked.trail, later, asked.anchor))
         .order_by(later.c.audit_id.desc())
         .limit(1)
-        .correlate(anchor)
+        .correlate(asked.anchor)
         .lateral("audit_newest")
     )
-    truncate = audit.alias()
+
+
+def _states(asked: _Asked, newest: Any) -> "sa.Select[Any]":
+    """Return ``newest``, ``own``, ``recorded`` and ``there`` of `Row` for each target."""
+    truncate = asked.trail.audit.alias()
     emptied = (
         sa.select(truncate.c.audit_id, truncate.c.audit_transaction_id)
-        .where(trail.is_truncate(truncate))
+        .where(asked.trail.is_truncate(truncate))
         .order_by(truncate.c.audit_id.desc())
         .limit(1)
         .subquery("audit_emptied")
     )
-    since = audit.alias()
-    number = since.c.audit_id
-    later_records = (
-        sa.select(sa.func.array_agg(postgresql.aggregate_order_by(number, number)))
-        .where(is_same_row(trail, since, anchor), number > asked.c.since)
-        .correlate(anchor, asked)
-        .scalar_subquery()
-    )
     is_emptied = sa.func.coalesce(emptied.c.audit_id > newest.c.audit_id, sa.false())
     here = sa.func.pg_catalog.txid_current()
-    names = [name for name in trail.recorded if name not in trail.spec.ignore_columns]
-    known = [one.name for one in audit.columns]
-    was, present = _recorded(trail, then), _present(trail, live)
-    sparse = {name: trail.is_untold(then, name) for name in trail.spec.sparse_columns}
     return (
         sa.select(
-            *(
-                sa.type_coerce(anchor.c[name], trail.type_of(name)).label(f"audit_key_{n}")
-                for n, name in enumerate(trail.spec.key)
-            ),
             sa.func.greatest(newest.c.audit_id, emptied.c.audit_id).label("newest"),
             sa.case(
                 (is_emptied, emptied.c.audit_transaction_id == here),
                 else_=newest.c.audit_transaction_id == here,
             ).label("own"),
             sa.and_(newest.c.audit_operation != "D", ~is_emptied).label("recorded"),
-            column(live, trail.spec.key[0]).is_not(None).label("there"),
+            bare(asked.live, asked.trail.spec.key[0]).is_not(None).label("there"),
+        )
+        .select_from(asked.rows.join(newest, sa.true()).outerjoin(emptied, sa.true()))
+        .order_by(asked.targets.c.place)
+    )
+
+
+def _compared(trail: Trail, targets: Sequence[Target]) -> "sa.Select[Any]":
+    """Return a row for each target: the arguments of `Row` by their names, and the key."""
+    asked, audit = _Asked(trail, targets), trail.audit
+    newest, then, left, since = _newest(asked), audit.alias(), audit.alias(), audit.alias()
+    number = since.c.audit_id
+    later_records = (
+        sa.select(sa.func.array_agg(postgresql.aggregate_order_by(number, number)))
+        .where(is_same_row(trail, since, asked.anchor), number > asked.targets.c.since)
+        .correlate(asked.anchor, asked.targets)
+        .scalar_subquery()
+    )
+    names = [name for name in trail.recorded if name not in trail.spec.ignore_columns]
+    known = [one.name for one in audit.columns]
+    was, present = _recorded(trail, then), _present(trail, asked.live)
+    sparse = {name: trail.is_untold(then, name) for name in trail.spec.sparse_columns}
+    former = dropped_values(then, known)
+    key = [
+        sa.type_coerce(asked.anchor.c[name], trail.type_of(name)).label(f"audit_key_{n}")
+        for n, name in enumerate(trail.spec.key)
+    ]
+    return (
+        _states(asked, newest)
+        .add_columns(
             _differing(_recorded(trail, newest), present, names).label("strange"),
             _differing(was, present, trail.recorded).label("differing"),
             _differing(was, _recorded(trail, left), names).label("changed"),
@@ -347,16 +433,11 @@ def _compared(trail: Trail, targets: Sequence[Target]) -> "sa.Select[Any]":
             (names_where(sparse) if sparse else sa.cast(sa.null(), TextArray)).label("untold"),
             names_where({name: value.is_(None) for name, value in was.items()}).label("nulls"),
             later_records.label("since"),
-            dropped_values(then, known).label("former"),
+            sa.func.nullif(former, sa.literal({}, former.type), type_=former.type).label("former"),
+            *key,
         )
-        .select_from(asked)
-        .join(anchor, anchor.c.audit_id == asked.c.anchor)
-        .join(newest, sa.true())
-        .outerjoin(emptied, sa.true())
-        .outerjoin(then, then.c.audit_id == asked.c.then)
-        .outerjoin(left, left.c.audit_id == asked.c.left)
-        .outerjoin(live, is_same(trail, live, anchor))
-        .order_by(asked.c.place)
+        .outerjoin(then, asked.is_at("then", then))
+        .outerjoin(left, asked.is_at("left", left))
     )
 
 
@@ -373,7 +454,7 @@ def _present(trail: Trail, live: FromClause) -> Image:
     return {
         name: sa.cast(column(live, name), trail.audit.c[stored].type)
         if name == stored
-        else _hash(column(live, name))
+        else _hash(bare(live, name))
         for name, stored in trail.recorded.items()
     }
 

@@ -1,8 +1,7 @@
 """The statements of a restoration: values go from the audit table to the table in PostgreSQL."""
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
@@ -12,59 +11,35 @@ from alembic_audit.errors import RestoreError
 from alembic_audit.reading.history import free
 from alembic_audit.reading.trail import Trail
 from alembic_audit.restoring import rows
-from alembic_audit.restoring.rows import Part, Row
-
-Action = Literal["insert", "update", "delete"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """What happens to one row.
-
-    Attributes:
-        row: The row, as it was when the plan was made.
-        action: What is done.
-        names: The columns that are written from its record.
-        given: Values for others.
-        reasons: Why columns that should be written are not.
-    """
-
-    row: Row
-    action: Action
-    names: tuple[str, ...]
-    given: Mapping[str, Any]
-    reasons: Mapping[str, str]
+from alembic_audit.restoring.cascade import children
+from alembic_audit.restoring.rows import Target
+from alembic_audit.restoring.steps import Action, Step, Work
 
 
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What happens to the rows of one table."""
-
-    part: Part
-    steps: tuple[Step, ...]
-
-
-def run(connectable: Any, work: Sequence[Work], *, deletes_first: bool) -> None:
+def run(connectable: Any, work: Sequence[Work], *, overwrite: bool, deletes_first: bool) -> None:
     """Do all of it behind a savepoint, or nothing.
 
     Args:
         connectable: A Session or a Connection.
         work: What to do.
+        overwrite: Also where a deletion takes other rows along.
         deletes_first: Delete rows before others are inserted.
 
     Raises:
-        RestoreError: A row is not as it was when the plan was made, or a change of it was not
-            recorded.
+        RestoreError: A row is not as it was when the plan was made, others refer to it since, or a
+            change of it was not recorded.
     """
     work = [each for each in work if each.steps]
     with connectable.begin_nested():
         for each in work:
             _lock(connectable, each)
-            if _again(connectable, each) != [step.row for step in each.steps]:
-                raise RestoreError(
-                    f"rows of {each.part.trail.table.fullname!r} changed since the plan was made; "
-                    "make another one"
-                )
+            _see_unchanged(connectable, each)
+        # No row can come to refer to those that are locked now.
+        for table, key, _columns in () if overwrite else children(connectable, work):
+            raise RestoreError(
+                f"since the plan was made, {table.fullname} {rows.key_text(key)} refers to a row "
+                "that is deleted, and would go along or lose it; make another one"
+            )
         for statement in _statements(work, deletes_first=deletes_first):
             connectable.execute(statement)
         for each in work:
@@ -74,15 +49,10 @@ def run(connectable: Any, work: Sequence[Work], *, deletes_first: bool) -> None:
         connectable.expire_all()
 
 
-def _again(connectable: Any, work: Work) -> list[Row]:
-    targets = tuple(step.row.target for step in work.steps)
-    return rows.read(connectable, dataclasses.replace(work.part, targets=targets))
-
-
 def _lock(connectable: Any, work: Work) -> None:
     """Lock the rows that are there, in the order of their keys."""
     trail = work.part.trail
-    for some in rows.batches([step.row.target for step in work.steps]):
+    for some in rows.batches(_targets(work)):
         live, anchor = trail.table.alias(), trail.audit.alias()
         connectable.execute(
             sa.select(sa.literal(1))
@@ -94,38 +64,45 @@ def _lock(connectable: Any, work: Work) -> None:
         ).all()
 
 
+def _targets(work: Work) -> list[Target]:
+    return [step.row.target for step in work.steps]
+
+
+def _see_unchanged(connectable: Any, work: Work) -> None:
+    trail = work.part.trail
+    found = rows.read(connectable, trail, _targets(work))
+    if any(row != step.row for step, row in zip(work.steps, found, strict=True)):
+        raise RestoreError(
+            f"rows of {trail.table.fullname!r} changed since the plan was made; make another one"
+        )
+
+
 def _see_recorded(connectable: Any, work: Work) -> None:
-    for step, row in zip(work.steps, _again(connectable, work), strict=True):
+    trail = work.part.trail
+    found = rows.states(connectable, trail, _targets(work))
+    for step, row in zip(work.steps, found, strict=True):
+        what = f"the {step.action} of row {step.row.name} of {trail.table.fullname!r}"
         if not row.own or row.newest <= step.row.newest or row.there != row.recorded:
-            table = work.part.trail.table.fullname
             raise RestoreError(
-                f"the {step.action} of row {row.name} of {table!r} was not recorded, or a trigger "
-                "turned it away, and was taken back: `alembic-audit doctor` says what is wrong "
-                "with the trail"
+                f"{what} was not recorded, or a trigger turned it away, and was taken back: "
+                "`alembic-audit doctor` says what is wrong with the trail"
             )
         if row.there != (step.action != "delete"):
-            found = "there" if row.there else "gone: another change or a trigger took it along"
-            raise RestoreError(
-                f"after the {step.action} of row {row.name} of "
-                f"{work.part.trail.table.fullname!r} the row is {found}; all was taken back"
-            )
+            is_there = "there" if row.there else "gone: another change or a trigger took it along"
+            raise RestoreError(f"after {what} the row is {is_there}; all was taken back")
 
 
 def _statements(work: Sequence[Work], *, deletes_first: bool) -> Iterator[Any]:
     """Yield the statements, so that rows refer to rows that are there."""
     ordered = _parents_first(work)
-    inserts = [
-        _insert(each.part.trail, steps) for each in ordered for steps in _alike(each, "insert")
-    ]
-    updates = [
-        _update(each.part.trail, steps) for each in ordered for steps in _alike(each, "update")
-    ]
-    deletes = [
-        _delete(each.part.trail, steps)
-        for each in reversed(ordered)
-        for steps in _alike(each, "delete")
-    ]
+    inserts = _made(_insert, ordered, "insert")
+    updates = _made(_update, ordered, "update")
+    deletes = _made(_delete, ordered[::-1], "delete")
     yield from ([*deletes, *inserts, *updates] if deletes_first else [*inserts, *updates, *deletes])
+
+
+def _made(make: Callable[[Trail, list[Step]], Any], work: Iterable[Work], action: Action) -> Any:
+    return [make(each.part.trail, steps) for each in work for steps in _alike(each, action)]
 
 
 def _parents_first(work: Sequence[Work]) -> list[Work]:

@@ -1,6 +1,7 @@
 """Rows and names that try to make restoring lose a row, take a wrong value, or break."""
 
 import enum
+import warnings
 from typing import Any
 
 import pytest
@@ -8,7 +9,17 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from alembic_audit import AuditId, RestoreError, audit_table, audited, restore, undelete, undo
+from alembic_audit import (
+    AuditId,
+    RestoreError,
+    as_of,
+    audit_table,
+    audited,
+    history,
+    restore,
+    undelete,
+    undo,
+)
 from alembic_audit.retype import aside
 from tests.conftest import Database
 from tests.test_restoring import image, transaction
@@ -22,6 +33,19 @@ class Mood(enum.Enum):
 class MoodType(sa.types.TypeDecorator[Any]):
     impl = sa.Enum(Mood, name="mood")
     cache_ok = True
+
+
+class Shout(sa.types.TypeDecorator[Any]):
+    """Lower case in the application, upper case in a domain of the database."""
+
+    impl = postgresql.DOMAIN("loud", sa.Text)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        return None if value is None else value.upper()
+
+    def process_result_value(self, value: Any, dialect: Any) -> Any:
+        return None if value is None else value.lower()
 
 
 def made(database: Database, *columns: sa.Column[Any], name: str = "thing") -> sa.Table:
@@ -143,6 +167,69 @@ def test_enums_in_disguise(database: Database, kind: Any) -> None:
         session.execute(sa.text("UPDATE thing SET mood = 'good'"))
         restore(session, table, 1, as_of=AuditId(1)).execute()
         assert ["(1,bad)"] == image(session, "thing")
+
+
+class Grade(enum.Enum):
+    first = "1st"
+    second = "2nd"
+
+
+class GradeType(sa.types.TypeDecorator[Any]):
+    """What an application has is not what the enum takes."""
+
+    impl = sa.Enum(Grade, name="grade")
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        return None if value is None else Grade[value.lower()]
+
+    def process_result_value(self, value: Any, dialect: Any) -> Any:
+        return None if value is None else value.name.upper()
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        (MoodType(), Mood.bad),
+        (postgresql.DOMAIN("mood_domain", sa.Enum(Mood, name="mood")), "bad"),
+        (GradeType(), "SECOND"),
+        (Shout(), "x"),
+        (postgresql.DOMAIN("number", sa.Integer), 7),
+    ],
+    ids=["decorated", "domain", "converted", "of a domain", "number"],
+)
+def test_a_key_of_a_type_in_disguise(database: Database, driver: str, kind: Any, key: Any) -> None:
+    """It is given, and shown, as the model has it: what ``Session.get`` takes."""
+    for made_before in (sa.Enum(Mood, name="mood"), sa.Enum(Grade, name="grade")):
+        made_before.create(database.engine)
+    table = made(database, sa.Column("id", kind, primary_key=True), sa.Column("n", sa.Integer))
+    engine = sa.create_engine(database.url(driver), poolclass=sa.NullPool)
+    with Session(engine) as session, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        session.execute(sa.insert(table).values(id=key, n=1))
+        session.execute(sa.update(table).values(n=2))
+        (done,) = restore(session, table, key, as_of=AuditId(1)).execute()
+        assert ((key,), [(key, 1)]) == (done.key, session.execute(sa.select(table)).all())
+        session.execute(sa.delete(table))
+        (done,) = undelete(session, table, key).execute()
+        assert (key, key) == (done.key[0], done.changes[0].after)
+        assert [(key, 1)] == session.execute(sa.select(table)).all()
+        newest = session.execute(history(table, key)).first()
+        assert newest is not None
+        assert [(key, 1)] == session.execute(as_of(table, AuditId(newest.audit_id))).all()
+
+
+def test_a_past_label_of_a_decorated_enum(database: Database) -> None:
+    """A label that the enum does not have any more is shown as text."""
+    columns = sa.Column("id", sa.Integer, primary_key=True), sa.Column("grade", GradeType())
+    table = made(database, *columns)
+    with Session(database.engine) as session:
+        session.execute(sa.insert(table).values(id=1, grade="FIRST"))
+        session.execute(sa.text("UPDATE thing_audit SET grade = 'third'"))
+        session.execute(sa.update(table).values(grade="SECOND"))
+        (row,) = restore(session, table, 1, as_of=AuditId(1)).rows
+        assert ("SECOND", "third") == (row.changes[0].before, row.changes[0].after)
 
 
 def test_a_key_with_a_collation(database: Database) -> None:
