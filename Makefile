@@ -16,7 +16,7 @@ demo: $(VENV)/demo.stamp ## Tell the story of an audit trail, on a throw-away Po
 	@$(RUN) -m tools.demo $(ARGS)
 
 test: $(VENV)/test.stamp ## Run the tests; ARGS="-k name" picks some
-	@$(RUN) -m pytest -n logical --maxprocesses 4 $(ARGS)
+	@$(RUN) -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-real: $(VENV)/real.stamp ## Audit another project's models under its own workload
 	@$(RUN) -m pytest tests/real -m real $(ARGS)

@@ -48,6 +48,12 @@ CHOSEN = bool({"ALEMBIC_AUDIT_TEST_URL", "PG_BINDIR"} & set(os.environ))
 """Somebody chose the server: there is no other one then."""
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than cores: while one waits for a server or a process, another runs."""
+    usable = getattr(os, "sched_getaffinity", None)  # Linux
+    return 1 + (len(usable(0)) if usable else os.cpu_count() or 1)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Let tests that are marked `core` run on the oldest PostgreSQL too."""
     is_core = metafunc.definition.get_closest_marker("core") is not None
@@ -77,7 +83,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[postgres.Server]:
             bindir = postgres.of_major(major)
         except postgres.ServerError as error:
             pytest.skip(str(error))
-    with postgres.server(bindir) as running:
+    with postgres.server(bindir, place=postgres.in_memory()) as running:
         yield running
 
 

