@@ -270,6 +270,36 @@ def test_inheritance(tmp_path: Path, database: Database) -> None:
     )
 
 
+@pytest.mark.parametrize("batch_size", [None, 1])
+def test_a_snapshot_leaves_children_out(
+    batch_size: int | None, tmp_path: Path, database: Database
+) -> None:
+    """What a child by old-style inheritance has is not the parent's: only partitions are."""
+    project = started(tmp_path, database)
+    project.execute(
+        "CREATE TABLE parent (id int PRIMARY KEY, email text)",
+        "CREATE TABLE child (PRIMARY KEY (id)) INHERITS (parent)",
+        "INSERT INTO parent VALUES (1, 'a')",
+        "INSERT INTO child VALUES (1, 'b'), (2, 'c')",
+        "ALTER TABLE account DISABLE TRIGGER USER",
+        "INSERT INTO account VALUES (1, 'a'), (101, 'b')",
+        "ALTER TABLE account ENABLE TRIGGER USER",
+    )
+    spec = "key=['id'], columns=['id', 'email'], level='row'"
+    project.write(
+        f"{AUDIT_TABLE.replace('account_audit', 'parent_audit')}"
+        f"op.create_audit_trigger('parent', {spec})"
+    )
+    project.write(
+        f"op.snapshot_audit_table('parent', batch_size={batch_size}, {spec})\n"
+        f"    op.snapshot_audit_table('account', batch_size={batch_size}, {spec})"
+    )
+    project.upgrade()
+    recorded = "SELECT audit_operation, id, email FROM {} ORDER BY audit_id"
+    assert [("S", 1, "a")] == project.rows(recorded.format("parent_audit"))
+    assert [("S", 1, "a"), ("S", 101, "b")] == project.rows(recorded.format("account_audit"))
+
+
 AUDIT_TABLE = """op.create_table('account_audit',
     sa.Column('audit_id', sa.BigInteger(), sa.Identity(always=True), primary_key=True),
     sa.Column('audit_operation', sa.String(1), nullable=False),
