@@ -228,6 +228,22 @@ def test_columns_called_like_variables(tmp_path: Path, database: Database) -> No
     )
 
 
+def test_an_owner_that_may_not_read_a_partition(tmp_path: Path, database: Database) -> None:
+    """Its TRUNCATE would fail, so the migration does, and says what to grant."""
+    project = started(tmp_path, database)
+    project.revision(models(partitions=["low"], owner="pg_monitor"))
+    message = r'role pg_monitor owns .* may not read partition "public"."low", so TRUNCATE of it'
+    with pytest.raises(sa.exc.ProgrammingError, match=message) as caught:
+        project.upgrade()
+    grant = 'GRANT SELECT ON "public"."low" TO pg_monitor'
+    assert grant in str(caught.value)
+
+    project.execute(grant)
+    project.upgrade()
+    project.execute("INSERT INTO account VALUES (1, 'a')", "TRUNCATE low")
+    assert [("I", 1, "a"), ("D", 1, "a")] == records(project)
+
+
 def test_a_partition_that_does_not_exist(tmp_path: Path, database: Database) -> None:
     """It is an error that names it, before anything changed."""
     project = started(tmp_path, database)

@@ -91,7 +91,7 @@ def check_tables(
             "or leave it out of columns=[...].';",
             "  END IF;",
         ]
-    lines += _usable_schema(spec, default_schema)
+    lines += _rights_of_owner(spec, default_schema)
     if new_function:
         lines += _audit_table(spec, audit_name(spec, default_schema))
     elif new_audit_table:
@@ -123,15 +123,17 @@ def _plain(table: str) -> list[str]:
     ]
 
 
-def _usable_schema(spec: AuditSpec, default_schema: str) -> list[str]:
-    """Return what finds that the function's owner could not reach the audit table.
+def _rights_of_owner(spec: AuditSpec, default_schema: str) -> list[str]:
+    """Return what finds that the function's owner could not write to the audit table.
 
-    A superuser may give both to a role that has no right on their schema.
+    A superuser may give both to a role that has no right on their schema. Of a partition that is
+    truncated it reads the rows.
     """
-    schema = schemas(spec, default_schema)[1]
+    source, schema = schemas(spec, default_schema)
+    table = source_name(spec, default_schema)
     function = literal(function_name(spec, default_schema) + "()")
     message = f" owns the audit function, and may not use schema {quote(schema)}, so every write to"
-    message += f" {source_name(spec, default_schema)} would fail"
+    message += f" {table} would fail"
     grant = f"Before the audit trigger: GRANT USAGE, CREATE ON SCHEMA {quote(schema)} TO "
     owner = (
         literal(spec.owner)
@@ -139,9 +141,24 @@ def _usable_schema(spec: AuditSpec, default_schema: str) -> list[str]:
         else "COALESCE((SELECT pg_catalog.pg_get_userbyid(proowner) FROM pg_catalog.pg_proc WHERE "
         f"oid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure({function})), current_user)"
     )
-    return [
+    lines = [
         f"  missing := {owner};",
         f"  IF NOT pg_catalog.has_schema_privilege(missing, {literal(schema)}, 'USAGE') THEN",
+        *_not_permitted(message, grant),
+    ]
+    for name in partition_names(spec, default_schema):
+        message = f" owns the audit function, and may not read partition {name}, so TRUNCATE of it"
+        grant = f"Before the audit trigger: GRANT USAGE ON SCHEMA {quote(source)} and "
+        lines += [
+            f"  IF NOT pg_catalog.has_table_privilege(missing, {literal(name)}, 'SELECT')",
+            f"    OR NOT pg_catalog.has_schema_privilege(missing, {literal(source)}, 'USAGE') THEN",
+            *_not_permitted(f"{message} would fail", f"{grant}GRANT SELECT ON {name} TO "),
+        ]
+    return lines
+
+
+def _not_permitted(message: str, grant: str) -> list[str]:
+    return [
         "    RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE =",
         f"      pg_catalog.concat('role ', missing, {literal(message)}),",
         f"      HINT = pg_catalog.concat({literal(grant)}, pg_catalog.quote_ident(missing));",
