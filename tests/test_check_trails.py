@@ -172,6 +172,18 @@ def test_a_broken_trail_elsewhere(name: str, tmp_path: Path, database: Database)
     assert before == snapshot(project.engine)
 
 
+def test_a_function_edited_by_hand_is_not_broken(project: Project) -> None:
+    """One that names its audit table in another way goes on writing; it is drift, and no more."""
+    ((made,),) = project.rows("SELECT pg_get_functiondef('public_account_audit'::regproc)")
+    edited = made.replace('INSERT INTO "public"."account_audit"', "INSERT INTO account_audit")
+    assert edited != made
+    project.execute(edited.replace("%", "%%"))
+    project.write('op.add_column("account", sa.Column("note", sa.Text()))')
+    project.upgrade()
+    project.execute("UPDATE account SET email = 'b@x'")
+    assert [("I",), ("U",)] == project.rows("SELECT audit_operation FROM account_audit")
+
+
 def test_without_the_line_writes_fail(project: Project) -> None:
     """What the line prevents: the migration commits, and the application cannot write."""
     env = project.path / "env.py"

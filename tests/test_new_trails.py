@@ -170,3 +170,30 @@ def test_schema_of_somebody(tmp_path: Path, database: Database) -> None:
     project.execute("DROP TABLE aaa.somebody")
     project.downgrade()
     assert "aaa" not in snapshot(project.engine)["schemas"]
+
+
+def test_an_owner_without_the_schema(tmp_path: Path, database: Database) -> None:
+    """It could not record anything: a migration that would make it so says what to grant."""
+    message = r'role pg_monitor owns .* may not use schema "trails", so every write to "public"\.'
+    grant = 'GRANT USAGE, CREATE ON SCHEMA "trails" TO pg_monitor'
+    moved = account(schema_name="trails")()
+    project = Project(tmp_path, database, include_schemas=True)
+    project.migrate(account(owner="pg_monitor")())
+    project.revision(moved)
+    with pytest.raises(sa.exc.ProgrammingError, match=message) as caught:
+        project.upgrade()
+    assert grant in str(caught.value)
+    project.check_is_at("0001")
+
+    made = "op.create_audit_schema('trails')\n"
+    project.edit(lambda text: text.replace(made, f"{made}    op.execute({grant!r})\n"))
+    project.upgrade()
+    project.execute("INSERT INTO account VALUES (1, 'a')")
+    assert [("I",)] == project.rows("SELECT audit_operation FROM trails.account_audit")
+    project.downgrade("base")
+
+    project.forget()
+    project.forget()
+    project.revision(account(owner="pg_monitor", schema_name="trails")())
+    with pytest.raises(sa.exc.ProgrammingError, match=message):
+        project.upgrade()

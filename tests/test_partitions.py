@@ -228,6 +228,22 @@ def test_columns_called_like_variables(tmp_path: Path, database: Database) -> No
     )
 
 
+def test_an_owner_that_may_not_read_a_partition(tmp_path: Path, database: Database) -> None:
+    """Its TRUNCATE would fail, so the migration does, and says what to grant."""
+    project = started(tmp_path, database)
+    project.revision(models(partitions=["low"], owner="pg_monitor"))
+    message = r'role pg_monitor owns .* may not read partition "public"."low", so TRUNCATE of it'
+    with pytest.raises(sa.exc.ProgrammingError, match=message) as caught:
+        project.upgrade()
+    grant = 'GRANT SELECT ON "public"."low" TO pg_monitor'
+    assert grant in str(caught.value)
+
+    project.execute(grant)
+    project.upgrade()
+    project.execute("INSERT INTO account VALUES (1, 'a')", "TRUNCATE low")
+    assert [("I", 1, "a"), ("D", 1, "a")] == records(project)
+
+
 def test_a_partition_that_does_not_exist(tmp_path: Path, database: Database) -> None:
     """It is an error that names it, before anything changed."""
     project = started(tmp_path, database)
@@ -268,6 +284,36 @@ def test_inheritance(tmp_path: Path, database: Database) -> None:
     assert [("I", 1, "a"), ("U", 1, "b"), ("D", 1, "b")] == project.rows(
         "SELECT audit_operation, id, email FROM child_audit ORDER BY audit_id"
     )
+
+
+@pytest.mark.parametrize("batch_size", [None, 1])
+def test_a_snapshot_leaves_children_out(
+    batch_size: int | None, tmp_path: Path, database: Database
+) -> None:
+    """What a child by old-style inheritance has is not the parent's: only partitions are."""
+    project = started(tmp_path, database)
+    project.execute(
+        "CREATE TABLE parent (id int PRIMARY KEY, email text)",
+        "CREATE TABLE child (PRIMARY KEY (id)) INHERITS (parent)",
+        "INSERT INTO parent VALUES (1, 'a')",
+        "INSERT INTO child VALUES (1, 'b'), (2, 'c')",
+        "ALTER TABLE account DISABLE TRIGGER USER",
+        "INSERT INTO account VALUES (1, 'a'), (101, 'b')",
+        "ALTER TABLE account ENABLE TRIGGER USER",
+    )
+    spec = "key=['id'], columns=['id', 'email'], level='row'"
+    project.write(
+        f"{AUDIT_TABLE.replace('account_audit', 'parent_audit')}"
+        f"op.create_audit_trigger('parent', {spec})"
+    )
+    project.write(
+        f"op.snapshot_audit_table('parent', batch_size={batch_size}, {spec})\n"
+        f"    op.snapshot_audit_table('account', batch_size={batch_size}, {spec})"
+    )
+    project.upgrade()
+    recorded = "SELECT audit_operation, id, email FROM {} ORDER BY audit_id"
+    assert [("S", 1, "a")] == project.rows(recorded.format("parent_audit"))
+    assert [("S", 1, "a"), ("S", 101, "b")] == project.rows(recorded.format("account_audit"))
 
 
 AUDIT_TABLE = """op.create_table('account_audit',

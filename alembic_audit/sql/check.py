@@ -29,6 +29,7 @@ def broken_trails(default_schema: str) -> str:
             "  item pg_catalog.record;",
             "  spec pg_catalog.json;",
             "  audit pg_catalog.text;",
+            "  named pg_catalog.text;",
             "  written pg_catalog.text[];",
             "  missing pg_catalog.text;",
             "BEGIN",
@@ -99,10 +100,13 @@ def broken_trails(default_schema: str) -> str:
                 "after op.drop_audit_trigger",
             ),
             "    END IF;",
-            # The body names it quoted, in the schema that the function was made for.
-            "    IF pg_catalog.strpos(item.prosrc, pg_catalog.concat(",
-            "      '\"', pg_catalog.replace(item.nspname, '\"', '\"\"'), '\".\"')) "
-            "OPERATOR(pg_catalog.=) 0 THEN",
+            # A body that names it in another schema, quoted as we do, was made for that one.
+            "    named := pg_catalog.concat('\".\"', pg_catalog.replace(",
+            "      spec OPERATOR(pg_catalog.->>) 'audit_table', '\"', '\"\"'), '\"');",
+            "    IF pg_catalog.strpos(item.prosrc, named) OPERATOR(pg_catalog.>) 0",
+            "      AND pg_catalog.strpos(item.prosrc, pg_catalog.concat(",
+            "        '\"', pg_catalog.replace(item.nspname, '\"', '\"\"'), named)",
+            "      ) OPERATOR(pg_catalog.=) 0 THEN",
             *_raise(
                 "pg_catalog.concat('schema ', pg_catalog.quote_ident(item.nspname), "
                 "' was called otherwise when the audit trigger of ', item.name, ' was made')",

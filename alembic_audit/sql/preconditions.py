@@ -1,8 +1,15 @@
 """What is looked at before a trail is made or changed: nothing gets half-way."""
 
-from alembic_audit.naming import literal
+from alembic_audit.naming import literal, quote
 from alembic_audit.spec import HEADER, AuditSpec
-from alembic_audit.sql.text import audit_name, do_block, function_name, partition_names, source_name
+from alembic_audit.sql.text import (
+    audit_name,
+    do_block,
+    function_name,
+    partition_names,
+    schemas,
+    source_name,
+)
 
 
 def check_header(spec: AuditSpec, default_schema: str) -> str:
@@ -84,6 +91,7 @@ def check_tables(
             "or leave it out of columns=[...].';",
             "  END IF;",
         ]
+    lines += _rights_of_owner(spec, default_schema)
     if new_function:
         lines += _audit_table(spec, audit_name(spec, default_schema))
     elif new_audit_table:
@@ -111,6 +119,49 @@ def _plain(table: str) -> list[str]:
         "    RAISE EXCEPTION USING ERRCODE = 'wrong_object_type', MESSAGE =",
         f"      {literal(message)},",
         "      HINT = 'Write level=''row'' in the options of the table and in this migration.';",
+        "  END IF;",
+    ]
+
+
+def _rights_of_owner(spec: AuditSpec, default_schema: str) -> list[str]:
+    """Return what finds that the function's owner could not write to the audit table.
+
+    A superuser may give both to a role that has no right on their schema. Of a partition that is
+    truncated it reads the rows.
+    """
+    source, schema = schemas(spec, default_schema)
+    table = source_name(spec, default_schema)
+    function = literal(function_name(spec, default_schema) + "()")
+    message = f" owns the audit function, and may not use schema {quote(schema)}, so every write to"
+    message += f" {table} would fail"
+    grant = f"Before the audit trigger: GRANT USAGE, CREATE ON SCHEMA {quote(schema)} TO "
+    owner = (
+        literal(spec.owner)
+        if spec.owner
+        else "COALESCE((SELECT pg_catalog.pg_get_userbyid(proowner) FROM pg_catalog.pg_proc WHERE "
+        f"oid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure({function})), current_user)"
+    )
+    lines = [
+        f"  missing := {owner};",
+        f"  IF NOT pg_catalog.has_schema_privilege(missing, {literal(schema)}, 'USAGE') THEN",
+        *_not_permitted(message, grant),
+    ]
+    for name in partition_names(spec, default_schema):
+        message = f" owns the audit function, and may not read partition {name}, so TRUNCATE of it"
+        grant = f"Before the audit trigger: GRANT USAGE ON SCHEMA {quote(source)} and "
+        lines += [
+            f"  IF NOT pg_catalog.has_table_privilege(missing, {literal(name)}, 'SELECT')",
+            f"    OR NOT pg_catalog.has_schema_privilege(missing, {literal(source)}, 'USAGE') THEN",
+            *_not_permitted(f"{message} would fail", f"{grant}GRANT SELECT ON {name} TO "),
+        ]
+    return lines
+
+
+def _not_permitted(message: str, grant: str) -> list[str]:
+    return [
+        "    RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE =",
+        f"      pg_catalog.concat('role ', missing, {literal(message)}),",
+        f"      HINT = pg_catalog.concat({literal(grant)}, pg_catalog.quote_ident(missing));",
         "  END IF;",
     ]
 

@@ -139,7 +139,8 @@ def snapshot(spec: AuditSpec, source: str, audit: str) -> str:
             f"  LOCK TABLE {source} IN SHARE MODE;",
             *_settings(spec, source, of_trigger=False),
             *_role(spec),
-            *("  " + line for line in _each_row(spec, audit, "S", source)),
+            *("  " + line for line in _each_row(spec, audit, "S", source)[:-1]),
+            f"  FROM {source} AS audited_row WHERE {_own_row('audited_row', source)};",
             "END",
         ]
     )
@@ -231,7 +232,9 @@ def _next_rows(
     ordered, reverse = (
         ", ".join(f"t.{key} USING OPERATOR(pg_catalog.{sign})" for key in keys) for sign in "<>"
     )
-    begin = f"ROW({columns}) OPERATOR(pg_catalog.>) ROW({', '.join(low)})" if low else "true"
+    begin = _own_row("t", source)
+    if low:
+        begin += f" AND ROW({columns}) OPERATOR(pg_catalog.>) ROW({', '.join(low)})"
     return [
         # The end of the batch, before any row is waited for: a key may change meanwhile.
         f"  SELECT {columns} INTO {', '.join(high)} FROM (",
@@ -354,6 +357,19 @@ def _record(
         *comma_separated(values),
         ");",
     ]
+
+
+def _own_row(row: str, source: str) -> str:
+    """Return the condition under which a row is the table's own, or that of a partition of it.
+
+    What a child by old-style inheritance has fires the child's triggers alone; ONLY would leave
+    out the partitions too.
+    """
+    table = f"{literal(source)}::pg_catalog.regclass"
+    return (
+        f"({row}.tableoid {_EQUAL} {table} OR EXISTS (SELECT FROM pg_catalog.pg_class\n"
+        f"      WHERE oid {_EQUAL} {table} AND relkind {_EQUAL} 'p'))"
+    )
 
 
 def _each_row(spec: AuditSpec, audit: str, operation: str, table: str) -> list[str]:
