@@ -29,7 +29,7 @@ from alembic_audit import (
     undelete,
     undo,
 )
-from alembic_audit.restoring import Lost, RowChange
+from alembic_audit.restoring import Lost, RowChange, rows
 from tests.conftest import Database
 
 
@@ -254,6 +254,36 @@ def test_one_row_of_many_is_found_by_indexes(session: Session) -> None:
     restore(session, Account, 7, as_of=AuditId(7)).execute()
     undelete(session, Account, 7)
     assert before == session.execute(scans).all()
+
+
+def test_many_rows_are_batches(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statements grow with batches, and none reads the whole of the trail for each."""
+    monkeypatch.setattr(rows, "BATCH", 100)
+    total = 3000
+    session.execute(
+        sa.text(
+            "INSERT INTO entry (id, amount, stamp) SELECT n, n, 0 FROM"
+            f" generate_series(1, {total}) n"
+        )
+    )
+    session.commit()
+    number = transaction(session)
+    session.execute(sa.text("UPDATE entry SET amount = 0"))
+    session.commit()
+    sent: list[str] = []
+
+    @sa.event.listens_for(session.connection(), "before_cursor_execute")
+    def note(_connection: Any, _cursor: Any, sql: str, *_more: Any) -> None:
+        sent.append(sql)
+
+    read = sa.text(
+        "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'entry_audit'"
+    )
+    undo(session, number, Entry).execute()
+    batches = total // 100
+    # Planned: compared, shown. Executed: locked, compared, seen as recorded, shown.
+    assert 6 * batches <= len(sent) <= 6 * batches + 10
+    assert (session.scalar(read) or 0) <= 3 * 3 * total
 
 
 def test_statistics_of_an_empty_table(session: Session) -> None:
@@ -715,6 +745,23 @@ def test_a_deletion_that_takes_others_along_is_a_conflict(session: Session) -> N
     plan = undo(session, number, Entry)
     assert (1, 2) == (len(plan.conflicts), len(plan.execute(overwrite=True)))
     assert ["(1,,,1,,0)"] == image(session, "entry")
+
+
+def test_a_row_beside_many_planned_ones_is_a_conflict(session: Session) -> None:
+    """Rows that the plan deletes anyway hide none that it does not name."""
+    session.commit()
+    number = transaction(session)
+    session.execute(sa.insert(Entry).values(id=1, amount=1))
+    session.execute(
+        sa.insert(Entry).values([{"id": n, "parent_id": 1, "amount": 1} for n in range(2, 300)])
+    )
+    session.commit()
+    session.execute(sa.insert(Entry).values(id=1000, parent_id=1, amount=1))
+    session.commit()
+    plan = undo(session, number, Entry)
+    assert [("entry", (1000,), ("parent_id",), None)] == [
+        (one.table, one.key, one.columns, one.audit_id) for one in plan.conflicts
+    ]
 
 
 def test_undo_of_truncate(session: Session) -> None:

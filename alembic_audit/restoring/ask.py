@@ -131,15 +131,15 @@ def _ready(connectable: Any, verb: str, trails: Iterable[Trail]) -> Any:
     """Return what executes, once it is sure that it sees all records and can take back changes."""
     if hasattr(connectable, "run_sync"):
         raise RestoreError(f"{verb} of what is asynchronous: await its run_sync({verb}, ...)")
-    connection: sa.Connection = connectable
     if not isinstance(connectable, sa.Connection):
         connectable.flush()
-        connection = connectable.connection()
-    driver: Any = connection.connection.dbapi_connection
-    if driver.autocommit:
-        raise RestoreError(f"{verb} in AUTOCOMMIT: it needs one transaction; set isolation_level")
     for trail in trails:
-        if rows.are_hidden(connection, trail.audit):
+        driver: Any = rows.connection(connectable, trail.audit).connection.dbapi_connection
+        if driver.autocommit:
+            raise RestoreError(
+                f"{verb} in AUTOCOMMIT: it needs one transaction; set isolation_level"
+            )
+        if rows.are_hidden(connectable, trail.audit):
             raise RestoreError(
                 f"row level security may hide records of {trail.audit.fullname!r} from the role in "
                 "force, so that they do not say how rows were; restore with a role that sees all"
@@ -150,13 +150,13 @@ def _ready(connectable: Any, verb: str, trails: Iterable[Trail]) -> Any:
 def _trail(source: Any) -> Trail:
     """Return the trail of a source that is one table."""
     trail = replayable(source)
-    tables = () if trail.mapper is None else trail.mapper.tables
-    if len(tables) > 1:
-        names = ", ".join(repr(table.fullname) for table in tables)
+    if trail.mapper is not None and len(trail.mapper.tables) > 1:
+        names = ", ".join(repr(table.fullname) for table in trail.mapper.tables)
+        name = trail.mapper.class_.__name__
         raise RestoreError(
-            f"a {source.__name__} has a row in each of {names}, each of which has a trail of its "
-            f"own: restore them one by one, as restore(session, {source.__name__}.__table__, ...), "
-            "the first one first where rows are inserted and last where they are deleted"
+            f"a {name} has a row in each of {names}, each of which has a trail of its own: restore "
+            f"them one by one, as restore(session, {name}.__table__, ...), the first one first "
+            "where rows are inserted and last where they are deleted"
         )
     return trail
 

@@ -1,6 +1,7 @@
 """A restoration: what it would do, what stands against it, and doing it."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -161,14 +162,13 @@ class Restoration:
         if not isinstance(self._connectable, sa.Connection):
             # What is refused here is no refusal of the plan.
             self._connectable.flush()
+        run = functools.partial(write.run, self._connectable, self._work, overwrite=overwrite)
         try:
             try:
-                write.run(self._connectable, self._work, overwrite=overwrite, deletes_first=False)
+                run(deletes_first=False)
             except sa.exc.IntegrityError as first:
                 try:
-                    write.run(
-                        self._connectable, self._work, overwrite=overwrite, deletes_first=True
-                    )
+                    run(deletes_first=True)
                 except sa.exc.IntegrityError:
                     raise first from None
         except sa.exc.DBAPIError as error:
@@ -247,7 +247,7 @@ def _step(part: Part, row: Row) -> Step | None:
     if not (wants or row.there) or (part.of_transaction and not _has_changed(row)):
         return None
     if wants and row.there:
-        return _update(part, row)
+        return _changed(part, row)
     if part.columns is not None:
         raise RestoreError(
             f"columns= is for a row that was there and is, not for row {row.name} of "
@@ -261,7 +261,8 @@ def _step(part: Part, row: Row) -> Step | None:
     return Step(row, "insert", written, part.values, reasons)
 
 
-def _update(part: Part, row: Row) -> Step | None:
+def _changed(part: Part, row: Row) -> Step | None:
+    """Return what is written into a row that was there and is."""
     spec = part.trail.spec
     if unknown := [name for name in part.values if name not in spec.stored]:
         raise RestoreError(

@@ -109,14 +109,23 @@ def key_text(key: tuple[Any, ...]) -> str:
     return repr(key[0]) if len(key) == 1 else repr(key)
 
 
+def connection(run: Any, table: sa.Table) -> sa.Connection:
+    """Return a Connection, or that by which a Session reads a table."""
+    if isinstance(run, sa.Connection):
+        return run
+    made: sa.Connection = run.connection(bind_arguments={"clause": table})
+    return made
+
+
 def are_hidden(run: Any, table: sa.Table) -> bool:
     """Return whether row level security may hide rows of a table from the role in force."""
-    connection: sa.Connection = run if isinstance(run, sa.Connection) else run.connection()
-    named = connection.get_execution_options().get("schema_translate_map") or {}
+    options = connection(run, table).get_execution_options()
+    named = options.get("schema_translate_map") or {}
     schema = named.get(table.schema, table.schema)
     # As SQLAlchemy writes it: without a schema the search_path decides.
     name = quote(table.name) if schema is None else qualify(schema, table.name)
-    return bool(connection.scalar(sa.select(sa.func.pg_catalog.row_security_active(name))))
+    active = sa.select(sa.func.pg_catalog.row_security_active(name))
+    return bool(connection(run, table).scalar(active))
 
 
 def read(run: Any, trail: Trail, targets: Sequence[Target]) -> Iterator[Row]:

@@ -298,3 +298,26 @@ def test_what_the_session_cannot_write_is_its_own_error(database: Database) -> N
         session.add(Tag(id="b", n=2))
         with pytest.raises(sa.exc.IntegrityError, match="tag_n_key"):
             plan.execute()
+
+
+class Routed(Session):
+    """A session that finds its engine by the table, and has none for no table."""
+
+    engine: sa.Engine
+
+    def get_bind(self, mapper: Any = None, *, clause: Any = None, **more: Any) -> sa.Engine:
+        assert mapper is not None or clause is not None
+        return self.engine
+
+
+def test_a_session_that_goes_by_tables(database: Database) -> None:
+    """It is asked for no connection without one."""
+    Base.metadata.create_all(database.engine)
+    with Routed() as session:
+        session.engine = database.engine
+        session.add(Tag(id="a", n=1))
+        session.commit()
+        session.get_one(Tag, "a").n = 2
+        session.commit()
+        restore(session, Tag, "a", as_of=AuditId(1)).execute()
+        assert 1 == session.get_one(Tag, "a").n

@@ -150,7 +150,7 @@ def test_two_who_restore_the_same_row(database: Database, other: Session, level:
 def test_a_deadlock_is_itself(database: Database, other: Session) -> None:
     """So is the other way in which PostgreSQL asks to try again."""
     write(other, "INSERT INTO child VALUES (5, 1)")
-    with at(database, "READ COMMITTED") as session, ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1) as thread, at(database, "READ COMMITTED") as session:
         session.execute(sa.text("SET LOCAL deadlock_timeout = '100ms'"))
         plan = restore(session, parent, 1, as_of=AuditId(1))
         session.execute(sa.text("SELECT FROM child FOR UPDATE"))
