@@ -9,8 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tests.blocks import blocks, read
 from tests.conftest import Database
+from tests.pages import blocks, read
 from tests.project import Project
 from tools import postgres
 

@@ -155,6 +155,25 @@ class Journey:
         assert before == snapshot(twin.engine)
 
 
+class BothWays:
+    """The tests of journeys; a module derives from it and gives `journey` by parametrize."""
+
+    def test_there_and_back(self, journey: Journey, tmp_path: Path, database: Database) -> None:
+        """The migration, its effect, its reversal, and what is recorded meanwhile."""
+        journey.run(tmp_path, database)
+
+    def test_offline(
+        self,
+        journey: Journey,
+        tmp_path: Path,
+        server: postgres.Server,
+        database: Database,
+        twin: Database,
+    ) -> None:
+        """The same by --sql and psql."""
+        journey.run_offline(tmp_path, server, database, twin)
+
+
 def golden(name: str, text: str) -> None:
     """Compare with a golden file; ALEMBIC_AUDIT_WRITE_GOLDEN=1 writes it."""
     path = GOLDEN / f"{name}.txt"

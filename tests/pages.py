@@ -1,10 +1,9 @@
-"""Pages that are done as they stand: files are written, commands run, what they print compared."""
+"""The pages in docs/: their blocks of code, and a reader who does what a page says."""
 
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,26 +11,61 @@ import pytest
 
 from tests.conftest import Database
 
+DOCS = Path(__file__).parents[1] / "docs"
 DIRECTORY = "/home/ann/shop"
-BLOCK = re.compile(r"^```(python|ini|sh|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"`([\w./]+\.(?:py|ini))`")
+
+_BLOCK = re.compile(
+    r"(?:^<!-- (?P<name>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+_FILE = re.compile(r"`([\w./]+\.(?:py|ini))`")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of the page; a file is named in the paragraph before it."""
+    """A fenced block, shown or within a comment.
 
-    kind: str
+    Attributes:
+        name: the HTML comment of the line before, or "".
+        language: what stands after the fence, or "".
+        text: the lines between the fences.
+        file: of Python or INI, the first file that the paragraph before names, or "".
+    """
+
+    name: str
+    language: str
     text: str
-    file: str
+    file: str = ""
+
+    def examples(self) -> list[tuple[str, str]]:
+        """Return the commands of a console block, each with what it prints."""
+        before, *examples = re.split(r"^\$ ", self.text, flags=re.MULTILINE)
+        assert not before, f"output of no command: {before!r}"
+        parts = [one.partition("\n") for one in examples]
+        return [(command, output) for command, _, output in parts]
 
 
-def blocks(page: str) -> Iterator[Block]:
-    for found in BLOCK.finditer(page):
-        kind, text = found.groups()
-        *_, paragraph = page[: found.start()].strip().split("\n\n")
-        file = FILE.findall(paragraph)[0] if kind in ("python", "ini") else ""
-        yield Block(kind, text, file)
+def read(name: str) -> str:
+    """Return the text of a page."""
+    return (DOCS / name).read_text()
+
+
+def blocks(text: str, language: str | None = None, name: str | None = None) -> list[Block]:
+    """Return the blocks of a text in their order; all, or those of one language or name."""
+    fences = re.findall(r"^\s*(?:```|~~~)", text, re.MULTILINE)
+    assert 2 * len(_BLOCK.findall(text)) == len(fences), "a fence of another form"
+    found = [
+        Block(one["name"] or "", one["language"], one["text"], _file(one))
+        for one in _BLOCK.finditer(text)
+    ]
+    return [one for one in found if language in (None, one.language) and name in (None, one.name)]
+
+
+def _file(block: re.Match[str]) -> str:
+    if block["language"] not in ("python", "ini"):
+        return ""
+    *_, paragraph = block.string[: block.start()].strip().split("\n\n")
+    return next(iter(_FILE.findall(paragraph)), "")
 
 
 @dataclass(frozen=True)
@@ -62,11 +96,12 @@ class Reader:
 
     def follow(self, block: Block) -> None:
         """Write the file of a block, or run its commands and compare what they print."""
-        if block.kind == "sh":
+        if block.language == "sh":
             self.run(block.text)
-        elif block.kind == "console":
+        elif block.language == "console":
             assert lasting(block.text) == lasting(ours(self.session(block.text), self))
-        else:
+        elif block.language in ("python", "ini"):
+            assert block.file, f"no file is named before:\n{block.text}"
             (self.directory / block.file).write_text(block.text)
 
     def session(self, text: str) -> str:

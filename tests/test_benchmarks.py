@@ -9,14 +9,19 @@ import pytest
 from benchmarks import __main__, autogenerate, chart, plan, report
 from benchmarks.systems import SYSTEMS
 from tests.conftest import Database
+from tools import postgres
 
 RESULTS = report.read(__main__.RESULTS)
 PEERS = sorted({system.package for system in SYSTEMS.values() if system.package})
 
 
 @pytest.mark.filterwarnings("default")
-def test_the_quick_run_measures_every_system_in_every_cell(tmp_path: Path) -> None:
+def test_the_quick_run_measures_every_system_in_every_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`python -m benchmarks --quick` fills a result file that the page can be made of."""
+    if place := postgres.in_memory():
+        monkeypatch.setattr("tempfile.tempdir", str(place))
     for package in PEERS:
         pytest.importorskip(package.replace("-", "_").lower())
     path = tmp_path / "results.json"

@@ -9,9 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from tests.conftest import Database
-from tests.journey import Journey, Models
+from tests.journey import BothWays, Journey, Models
 from tests.project import Project
-from tools import postgres
 
 ON = {"enabled": True}
 
@@ -304,21 +303,11 @@ def key(
 
 # Plain Alembic renders autoincrement=True for a retyped key, and warns of it when it runs.
 pytestmark = pytest.mark.filterwarnings("ignore:autoincrement and existing_autoincrement")
-each = pytest.mark.parametrize("journey", JOURNEYS, ids=str)
 
 
-@each
-def test_there_and_back(journey: Journey, tmp_path: Path, database: Database) -> None:
-    """The migration, its effect, its reversal, and what is recorded meanwhile."""
-    journey.run(tmp_path, database)
-
-
-@each
-def test_offline(
-    journey: Journey, tmp_path: Path, server: postgres.Server, database: Database, twin: Database
-) -> None:
-    """The same by --sql and psql."""
-    journey.run_offline(tmp_path, server, database, twin)
+@pytest.mark.parametrize("journey", JOURNEYS, ids=str)
+class TestJourneys(BothWays):
+    """Each journey, there and back, and the same by --sql."""
 
 
 def with_cast_to_enum(text: str) -> str:

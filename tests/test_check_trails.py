@@ -308,5 +308,8 @@ def test_other_databases() -> None:
     config.set_main_option("script_location", str(Path(__file__).parent))
     context = EnvironmentContext(config, ScriptDirectory(str(Path(__file__).parent)))
     with sa.create_engine("sqlite://", poolclass=sa.NullPool).connect() as connection:
+        sent: list[str] = []
+        sa.event.listen(connection, "before_cursor_execute", lambda *given: sent.append(given[2]))
         context.configure(connection=connection)
         alembic_audit.check_trails(context)
+    assert [] == sent

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from tests.alembic_process import Alembic, AlembicFailed, ProcessProject, alembic
-from tests.blocks import blocks, read
 from tests.catalogs import snapshot
 from tests.conftest import Database
 from tests.journey import EMPTY
+from tests.pages import blocks, read
 from tools import postgres
 
 Make = Callable[..., ProcessProject]

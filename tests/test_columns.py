@@ -11,10 +11,9 @@ from sqlalchemy.dialects import postgresql
 
 from tests.catalogs import snapshot
 from tests.conftest import Database
-from tests.journey import Journey, Models, history, still_recorded
+from tests.journey import BothWays, Journey, Models, history, still_recorded
 from tests.project import Project
 from tests.test_changes import INSERT, MOVED, UPDATE, account, setting, using
-from tools import postgres
 
 MOOD = "CREATE TYPE mood AS ENUM ('calm', 'cross')"
 
@@ -193,21 +192,11 @@ JOURNEYS = [
         edit=body(all_of(RENAMES), all_of(BACK)),
     ),
 ]
-each = pytest.mark.parametrize("journey", JOURNEYS, ids=str)
 
 
-@each
-def test_there_and_back(journey: Journey, tmp_path: Path, database: Database) -> None:
-    """The migration, its effect, its reversal, and what is recorded meanwhile."""
-    journey.run(tmp_path, database)
-
-
-@each
-def test_offline(
-    journey: Journey, tmp_path: Path, server: postgres.Server, database: Database, twin: Database
-) -> None:
-    """The same by --sql and psql."""
-    journey.run_offline(tmp_path, server, database, twin)
+@pytest.mark.parametrize("journey", JOURNEYS, ids=str)
+class TestJourneys(BothWays):
+    """Each journey, there and back, and the same by --sql."""
 
 
 class Walk:

@@ -10,12 +10,11 @@ import pytest
 import sqlalchemy as sa
 
 from alembic_audit import audit_table
-from tests import pages, test_tutorial
+from tests import pages
 from tests.conftest import Database
 from tests.project import Project
 from tests.test_adoption import PREDECESSOR, WRITES
 
-PAGE = Path(__file__).parents[1] / "docs" / "coming-from.md"
 FILES = ("alembic.ini", "migrations/env.py")
 
 WRITTEN = """\
@@ -47,7 +46,9 @@ write("cid", "DELETE FROM account WHERE id = 3")
 
 
 def section(title: str) -> str:
-    (text,) = re.findall(rf"^## {title}\n(.*?)^## ", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (text,) = re.findall(
+        rf"^## {title}\n(.*?)^## ", pages.read("coming-from.md"), re.MULTILINE | re.DOTALL
+    )
     return str(text)
 
 
@@ -55,7 +56,7 @@ def project(directory: Path, database: Database) -> pages.Reader:
     """Return who has the project of the tutorial, without models."""
     reader = pages.reader_in(directory, database)
     reader.run("alembic init migrations")
-    for block in pages.blocks(test_tutorial.PAGE.read_text()):
+    for block in pages.blocks(pages.read("tutorial.md")):
         if block.file in FILES:
             reader.follow(block)
     return reader

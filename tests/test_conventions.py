@@ -10,11 +10,10 @@ import sqlalchemy as sa
 from alembic.util import CommandError
 
 from tests.conftest import Database
-from tests.journey import Journey, Models, history, still_recorded
+from tests.journey import BothWays, Journey, Models, history, still_recorded
 from tests.project import Project
 from tests.test_changes import INSERT, MOVED, ON, UPDATE, account
 from tests.test_columns import body
-from tools import postgres
 
 CONVENTION = {
     "pk": "pk_%(table_name)s",
@@ -154,21 +153,11 @@ JOURNEYS.append(
         **MOVED,
     )
 )
-each = pytest.mark.parametrize("journey", JOURNEYS, ids=str)
 
 
-@each
-def test_there_and_back(journey: Journey, tmp_path: Path, database: Database) -> None:
-    """The migration, its effect, its reversal, and what is recorded meanwhile."""
-    journey.run(tmp_path, database)
-
-
-@each
-def test_offline(
-    journey: Journey, tmp_path: Path, server: postgres.Server, database: Database, twin: Database
-) -> None:
-    """The same by --sql and psql."""
-    journey.run_offline(tmp_path, server, database, twin)
+@pytest.mark.parametrize("journey", JOURNEYS, ids=str)
+class TestJourneys(BothWays):
+    """Each journey, there and back, and the same by --sql."""
 
 
 @pytest.mark.parametrize(

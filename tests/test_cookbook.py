@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.blocks import Block, blocks, read
 from tests.conftest import Database, _database
 from tests.forks import Forks, forks
+from tests.pages import Block, blocks, read
 from tests.project import TEMPLATE
 from tools import postgres
 

@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from alembic_audit.cli import main
-from tests.blocks import blocks, read
 from tests.catalogs import snapshot
 from tests.conftest import Database
+from tests.pages import blocks, read
 
 MODELS = """\
 import sqlalchemy as sa

@@ -9,10 +9,9 @@ import sqlalchemy as sa
 from alembic_audit import DeclarationError, audit_table
 from alembic_audit.tables import derive
 from tests.conftest import Database
-from tests.journey import Journey
+from tests.journey import BothWays, Journey
 from tests.project import Project
 from tests.test_changes import MOVED, account
-from tools import postgres
 
 EMAIL = [["email", "audit_id"], ["audit_operation_timestamp"]]
 JOURNEYS = [
@@ -28,17 +27,8 @@ JOURNEYS = [
 
 
 @pytest.mark.parametrize("journey", JOURNEYS, ids=str)
-def test_there_and_back(journey: Journey, tmp_path: Path, database: Database) -> None:
+class TestJourneys(BothWays):
     """A changed option makes and drops indexes, and the downgrade puts them back."""
-    journey.run(tmp_path, database)
-
-
-@pytest.mark.parametrize("journey", JOURNEYS, ids=str)
-def test_offline(
-    journey: Journey, tmp_path: Path, server: postgres.Server, database: Database, twin: Database
-) -> None:
-    """The same by --sql and psql."""
-    journey.run_offline(tmp_path, server, database, twin)
 
 
 def indexes(project: Project) -> list[str]:

@@ -9,10 +9,9 @@ from sqlalchemy.dialects import postgresql
 
 from tests.catalogs import snapshot
 from tests.conftest import Database
-from tests.journey import Journey, history, still_recorded
+from tests.journey import BothWays, Journey, history, still_recorded
 from tests.project import Project
 from tests.test_changes import DELETE, INSERT, ON, UPDATE, account
-from tools import postgres
 
 MOODS = ("calm", "cross")
 
@@ -105,21 +104,11 @@ JOURNEYS = [
         ),
     ),
 ]
-each = pytest.mark.parametrize("journey", JOURNEYS, ids=str)
 
 
-@each
-def test_there_and_back(journey: Journey, tmp_path: Path, database: Database) -> None:
-    """The migration, its effect, its reversal, and what is recorded meanwhile."""
-    journey.run(tmp_path, database)
-
-
-@each
-def test_offline(
-    journey: Journey, tmp_path: Path, server: postgres.Server, database: Database, twin: Database
-) -> None:
-    """The same by --sql and psql."""
-    journey.run_offline(tmp_path, server, database, twin)
+@pytest.mark.parametrize("journey", JOURNEYS, ids=str)
+class TestJourneys(BothWays):
+    """Each journey, there and back, and the same by --sql."""
 
 
 GRANTED = "SELECT has_table_privilege('pg_monitor', 'account_audit', 'SELECT')"

@@ -245,9 +245,12 @@ def test_drop_while_connected(server: Server) -> None:
     name = f"alembic_audit_{os.getpid()}_busy"
     server.create_database(name)
     engine = create_engine(server.url(name))
-    with engine.connect():
+    with engine.connect() as connection:
         server.drop_database(name)
+        with pytest.raises(OperationalError):
+            connection.execute(text("SELECT 1"))
     engine.dispose()
+    assert name not in server.run("psql", "-AXtc", "SELECT datname FROM pg_database").split()
 
 
 def test_foreign_database(server: Server) -> None:

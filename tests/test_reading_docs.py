@@ -7,8 +7,8 @@ from sqlalchemy import Column, Text, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from alembic_audit import audited, set_session_vars
-from tests.blocks import blocks, read
 from tests.conftest import Database
+from tests.pages import blocks, read
 
 
 class Base(DeclarativeBase):

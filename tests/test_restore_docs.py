@@ -2,15 +2,12 @@
 
 import contextlib
 import io
-import re
-from pathlib import Path
 
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from alembic_audit import audited, changes, history
 from tests.conftest import Database
-
-PAGE = Path(__file__).parents[1] / "docs" / "restore.md"
+from tests.pages import blocks, read
 
 
 class Base(DeclarativeBase):
@@ -28,8 +25,8 @@ class Account(Base):
 
 def test_the_page(database: Database) -> None:
     """What stands there is what is printed."""
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    (expected,) = re.findall(r"prints\n\n```\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (code,) = blocks(read("restore.md"), "python")
+    (expected,) = blocks(read("restore.md"), "")
     Base.metadata.create_all(database.engine)
     with Session(database.engine) as session:
         account = Account(id=1, email="a@x", city="Rome")
@@ -48,5 +45,5 @@ def test_the_page(database: Database) -> None:
             "changes": changes,
         }
         with contextlib.redirect_stdout(printed):
-            exec(code, names)
-    assert expected == printed.getvalue()
+            exec(code.text, names)
+    assert expected.text == printed.getvalue()

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from alembic_audit.cli import main
 from alembic_audit.cli.text import escaped, is_hidden
 from alembic_audit.tables import derive_all
-from tests.blocks import blocks, read
 from tests.catalogs import snapshot
 from tests.conftest import Database, _database
+from tests.pages import blocks, read
 from tools import postgres
 
 ROLE = f"reader_{os.getpid()}"

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from alembic_audit.cli import main
 from alembic_audit.cli.text import is_hidden
-from tests.blocks import DOCS
 from tests.conftest import _database
+from tests.pages import DOCS
 from tests.test_terminal import Shop, alone, hostile, models, write, write_by_hand
 from tools import postgres
 

@@ -17,8 +17,8 @@ import pytest
 import sqlalchemy as sa
 
 from alembic_audit.cli import main
-from tests.blocks import DOCS
 from tests.conftest import Database
+from tests.pages import DOCS
 from tests.test_terminal import Shop, models, write, write_by_hand
 
 BACKENDS = (

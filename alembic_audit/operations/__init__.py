@@ -1,4 +1,4 @@
-"""The operations: trail and history say what they hold and how they reverse, run how they run.
+"""The operations: trail, rename, history say what they hold and how they reverse, run how they run.
 
 Every `alembic` command imports this package. What an operation runs is imported when one runs.
 """
@@ -21,12 +21,11 @@ from alembic_audit.operations.history import (
     NumberAuditTableOp,
     PurgeAuditTableOp,
 )
+from alembic_audit.operations.rename import RenameAuditedColumnOp, RenameAuditedTableOp
 from alembic_audit.operations.settings import SetAuditContextOp
 from alembic_audit.operations.trail import (
     CreateAuditTriggerOp,
     DropAuditTriggerOp,
-    RenameAuditedColumnOp,
-    RenameAuditedTableOp,
     ReplaceAuditTriggerOp,
     RestoreAuditTriggerOp,
     SnapshotAuditTableOp,

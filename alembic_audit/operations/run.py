@@ -24,12 +24,11 @@ from alembic_audit.operations.history import (
     NumberAuditTableOp,
     PurgeAuditTableOp,
 )
+from alembic_audit.operations.rename import RenameAuditedColumnOp, RenameAuditedTableOp
 from alembic_audit.operations.settings import SetAuditContextOp
 from alembic_audit.operations.trail import (
     CreateAuditTriggerOp,
     DropAuditTriggerOp,
-    RenameAuditedColumnOp,
-    RenameAuditedTableOp,
     ReplaceAuditTriggerOp,
     RestoreAuditTriggerOp,
     SnapshotAuditTableOp,
