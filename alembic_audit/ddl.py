@@ -78,24 +78,16 @@ def _before_drop(metadata: MetaData, connection: Connection, *, tables: Any, **k
 
 
 def _trails(metadata: MetaData, tables: Iterable[Table]) -> Iterator[AuditSpec]:
-    """Yield the specs of those tables that are audit tables, as they were derived last."""
+    """Yield the specs of those tables that are audit tables, as derived last, and no copies."""
     for table in tables:
         spec: AuditSpec | None = table.info.get(SPEC_KEY)
         if (
             spec is not None
             and (spec.audit_schema, spec.audit_table) == (table.schema, table.name)
             and metadata.tables.get(table.key) is table
-            and target(table) is not None
+            and table.info[TARGET_KEY].metadata is metadata
         ):
             yield spec
-
-
-def target(audit: Table) -> Table | None:
-    """Return the source of an audit table; None for one that was reflected, or is a copy."""
-    source = audit.info.get(TARGET_KEY)
-    if isinstance(source, Table) and audit.metadata.tables.get(source.key) is source:
-        return source
-    return None
 
 
 def default_schema(connection: Connection) -> str:

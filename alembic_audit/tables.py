@@ -134,7 +134,7 @@ def derive(table: sa.Table, *, has_children: bool = False) -> sa.Table | None:
     key = f"{made.audit_schema}.{made.audit_table}" if made.audit_schema else made.audit_table
     existing = table.metadata.tables.get(key)
     if existing is not None:
-        target = ddl.target(existing)
+        target = _target(existing)
         if target is table and _same_columns(list(existing.columns), columns):
             if not table.info.get(SPEC_KEY) == existing.info.get(SPEC_KEY) == made:
                 _mark(table, existing, made)
@@ -170,7 +170,7 @@ def _forget_former(table: sa.Table) -> None:
         return
     key = ".".join(filter(None, [former.audit_schema, former.audit_table]))
     audit = table.metadata.tables.get(key)
-    if audit is not None and ddl.target(audit) is table:
+    if audit is not None and _target(audit) is table:
         table.metadata.remove(audit)
 
 
@@ -195,6 +195,14 @@ def _indexes(
 def _is_audit_table(table: sa.Table) -> bool:
     """Return whether a Table is an audit table: made here, or reflected."""
     return bool(table.info.get(IS_AUDIT_TABLE_KEY)) or table.comment == COMMENT
+
+
+def _target(audit: sa.Table) -> sa.Table | None:
+    """Return the source of an audit table; None for one that was reflected, or is a copy."""
+    target = audit.info.get(TARGET_KEY)
+    if isinstance(target, sa.Table) and audit.metadata.tables.get(target.key) is target:
+        return target
+    return None
 
 
 def _same_columns(olds: Sequence[sa.Column[Any]], news: Sequence[_Column]) -> bool:

@@ -95,7 +95,7 @@ def calls(engine: sa.Engine, metadata: sa.MetaData, plugins: list[str]) -> int:
 def test_calls(database: Database, twin: Database) -> None:
     """The audit tables cost far less than plain Alembic needs to compare them.
 
-    Measured: 0.56 of plain Alembic on the 2N tables, 1.39 of plain Alembic on the N tables alone.
+    Measured: 0.53 of plain Alembic on the 2N tables, 1.32 of plain Alembic on the N tables alone.
     """
     columns = [sa.Column(f"c{number}", sa.Text) for number in range(10)]
     metadata, alone = models(50, columns), models(50, columns)
@@ -112,14 +112,14 @@ def test_calls(database: Database, twin: Database) -> None:
     ours = calls(database.engine, metadata, OURS)
 
     print(f"{ours / plain:.2f} of plain Alembic on N tables, {ours / both:.2f} on 2N")
-    assert ours < 0.65 * both
-    assert ours < 1.55 * plain  # more where other tests ran before in this process
+    assert ours < 0.6 * both
+    assert ours < 1.48 * plain  # more where other tests ran before in this process
 
 
 def test_calls_of_an_upgrade(database: Database) -> None:
     """op.create_audit_trigger calls as much again as what sends its statements, and no more.
 
-    Measured: 2.04 of plain op.execute.
+    Measured: 2.01 of plain op.execute.
     """
     columns = [sa.Column(f"c{number}", sa.Text) for number in range(10)]
     metadata = models(20, columns)

@@ -84,6 +84,27 @@ def test_create_all_of_many_tables(database: Database) -> None:
     assert empty == snapshot(database.engine)
 
 
+def test_drop_all_without_the_source(database: Database) -> None:
+    """Where the audit table alone goes, its function goes too, so that writes go on."""
+    metadata = _metadata()
+    metadata.create_all(database.engine)
+    metadata.remove(metadata.tables["account"])
+    metadata.drop_all(database.engine)
+    assert {} == snapshot(database.engine)["functions"]
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO account VALUES (1, 'a')")
+
+
+def test_create_all_of_a_copy(database: Database) -> None:
+    """A copy of an audit table in another MetaData is a table without a trail."""
+    metadata, other = _metadata(), sa.MetaData()
+    metadata.tables["account_audit"].to_metadata(other)
+    audit_table(sa.Table("t", other, sa.Column("id", sa.Integer, primary_key=True)))
+    other.create_all(database.engine)
+    assert {"t", "t_audit", "account_audit"} == set(sa.inspect(database.engine).get_table_names())
+    assert 5 == len(_triggers(database))
+
+
 def test_create_all_on_sqlite_makes_plain_tables() -> None:
     """The same metadata stays usable where there are no PostgreSQL triggers."""
     engine = sa.create_engine("sqlite://")

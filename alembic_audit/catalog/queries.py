@@ -117,19 +117,17 @@ RELATIONS = sa.text(
       sequence.nspname AS sequence_schema, sequence.relname AS sequence, sequence.seqcache
     FROM pg_catalog.pg_class AS c
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-    LEFT JOIN LATERAL (
-      SELECT sn.nspname, sc.relname, s.seqcache
-      FROM pg_catalog.pg_depend AS d
-      JOIN pg_catalog.pg_sequence AS s ON s.seqrelid = d.objid
+    LEFT JOIN (
+      SELECT d.refobjid, sn.nspname, sc.relname, s.seqcache
+      FROM pg_catalog.pg_sequence AS s
       JOIN pg_catalog.pg_class AS sc ON sc.oid = s.seqrelid
       JOIN pg_catalog.pg_namespace AS sn ON sn.oid = sc.relnamespace
-      WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'i'
-        AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = c.oid
-        AND d.refobjsubid = (
-          SELECT a.attnum FROM pg_catalog.pg_attribute AS a
-          WHERE a.attrelid = c.oid AND a.attname = 'audit_id'
-        )
-    ) AS sequence ON true
+      JOIN pg_catalog.pg_depend AS d ON d.objid = s.seqrelid AND d.deptype = 'i'
+        AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+        AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+      JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+      WHERE s.seqcache <> 1 AND a.attname = 'audit_id'
+    ) AS sequence ON sequence.refobjid = c.oid
     WHERE c.relkind IN ('r', 'p', 'f') AND {WANTED}
     """
 ).bindparams(

@@ -308,7 +308,7 @@ class State:
             self._drifted(
                 states.AUDIT_COLUMN_MISSING, f"column {quote(column)} of audit table {name} is gone"
             )
-        if self.audit.seqcache not in (None, 1):
+        if self.audit.seqcache is not None:
             sequence = qualify(self.audit.sequence_schema, self.audit.sequence)
             self._drifted(
                 states.SEQUENCE_CACHE,
