@@ -139,8 +139,10 @@ def snapshot(spec: AuditSpec, source: str, audit: str) -> str:
             f"  LOCK TABLE {source} IN SHARE MODE;",
             *_settings(spec, source, of_trigger=False),
             *_role(spec),
-            *("  " + line for line in _each_row(spec, audit, "S", source)[:-1]),
-            f"  FROM {source} AS audited_row WHERE {_own_row('audited_row', source)};",
+            *(
+                "  " + line
+                for line in _each_row(spec, audit, "S", source, _own_row("audited_row", source))
+            ),
             "END",
         ]
     )
@@ -372,7 +374,9 @@ def _own_row(row: str, source: str) -> str:
     )
 
 
-def _each_row(spec: AuditSpec, audit: str, operation: str, table: str) -> list[str]:
+def _each_row(
+    spec: AuditSpec, audit: str, operation: str, table: str, condition: str | None = None
+) -> list[str]:
     """Return the INSERT of one record for every row of a table, all of the same time.
 
     A volatile function in the list would be a subquery of its own in the plan, not pulled up
@@ -385,7 +389,7 @@ def _each_row(spec: AuditSpec, audit: str, operation: str, table: str) -> list[s
         *comma_separated(map(quote, columns)),
         ") SELECT",
         *comma_separated(values),
-        f"FROM {table} AS audited_row;",
+        f"FROM {table} AS audited_row{f' WHERE {condition}' if condition else ''};",
     ]
 
 
