@@ -754,6 +754,7 @@ def test_tenants(connection: sa.Connection) -> None:
     """Without models the trails of every tenant are found, each in its schema."""
     for tenant in ("north", "south"):
         run(connection, f"CREATE SCHEMA {tenant}", f"SET LOCAL search_path = {tenant}")
+        run(connection, f"GRANT USAGE, CREATE ON SCHEMA {tenant} TO {ROLES['auditor']}")
         mapped = connection.execution_options(schema_translate_map={None: tenant})
         create(mapped, models())
         connection.execution_options(schema_translate_map=None)

@@ -25,6 +25,10 @@ SELECT a.tenant, a.id, r.audit_operation FROM account AS a LEFT JOIN LATERAL (
   ORDER BY audit_id DESC LIMIT 1) AS r ON true
 WHERE r.audit_id IS NULL OR r.audit_operation = 'D' OR r.email IS DISTINCT FROM a.email
 """
+WAITING = (
+    "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+    "AND datname = current_database()"
+)
 
 
 def models(enabled: bool) -> sa.MetaData:
@@ -143,11 +147,7 @@ def test_killed_and_resumed(tmp_path: Path, database: Database) -> None:
 
     thread = threading.Thread(target=upgrade)
     thread.start()
-    waiting = (
-        "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
-        "AND datname = current_database()"
-    )
-    while not (found := project.rows(waiting)):
+    while not (found := project.rows(WAITING)):
         assert thread.is_alive()
     made = len(records(project))
     project.rows(f"SELECT pg_terminate_backend({found[0][0]})")
@@ -201,6 +201,28 @@ def test_with_writers(tmp_path: Path, database: Database) -> None:
     assert [] == failures
     assert [] == project.rows(LAST_IS_LIVE)
     assert {"S", "U"} <= {record[0] for record in records(project)}
+
+
+def test_a_batch_that_ends_a_deadlock_begins_again(
+    tmp_path: Path, database: Database, sync_driver: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It waits for a row of a writer, who waits for one of its rows; PostgreSQL ends the batch."""
+    project = started(tmp_path, database, 4, sync_driver)
+    upgrade = threading.Thread(target=project.upgrade)
+    with caplog.at_level(logging.INFO, "alembic_audit"), database.engine.begin() as writer:
+        writer.exec_driver_sql("SET LOCAL deadlock_timeout = '1min'; SET LOCAL audit.who = 'w'")
+        writer.exec_driver_sql("UPDATE account SET email = 'w' WHERE id = 4")
+        upgrade.start()
+        while not project.rows(WAITING):
+            assert upgrade.is_alive()
+        writer.exec_driver_sql("UPDATE account SET email = 'w' WHERE id = 1")
+    upgrade.join(30)
+    assert not upgrade.is_alive()
+    assert "snapshot in a deadlock with a writer: the batch begins again" in caplog.messages
+    assert [("S", 2), ("S", 3), ("U", 1), ("U", 4)] == sorted(
+        (record[0], record[3]) for record in records(project)
+    )
+    assert [] == project.rows(LAST_IS_LIVE)
 
 
 def test_offline(tmp_path: Path, database: Database) -> None:

@@ -9,11 +9,15 @@ import sqlalchemy as sa
 from alembic.operations import Operations
 
 from alembic_audit import context, sql
-from alembic_audit.errors import AuditError
+from alembic_audit.errors import AuditError, sqlstate
 from alembic_audit.spec import AuditSpec
 from alembic_audit.sql.text import set_config
 
 _LOG = logging.getLogger("alembic_audit")
+
+DEADLOCK = "40P01"
+TRIES = 10
+"""Of a batch that a deadlock took back: it locks rows by key, and writers in any order."""
 
 
 def snapshot(
@@ -43,12 +47,25 @@ def snapshot(
     with context.outside(), operations.get_context().autocommit_block():
         while after is not None:
             statement = sql.snapshot_batch(spec, default, size=size, after=after, settings=settings)
-            run(operations, [statement])
+            _run(operations, statement, run)
             rows, made, after = _left(operations)
             looked_at, recorded = looked_at + rows, recorded + made
             _LOG.info("snapshot of %s: %d rows, %d recorded", spec.table, looked_at, recorded)
             run(operations, ["SELECT pg_catalog.set_config('alembic_audit.snapshot', '', false)"])
     run(operations, [set_config(name, text, local=True) for name, text in settings.items()])
+
+
+def _run(
+    operations: Operations, statement: str, run: Callable[[Operations, Iterable[str]], None]
+) -> None:
+    """Run a batch, again where PostgreSQL chose it to end a deadlock: nothing of it is left."""
+    for left in reversed(range(TRIES)):
+        try:
+            return run(operations, [statement])
+        except sa.exc.DBAPIError as error:
+            if sqlstate(error.orig) != DEADLOCK or not left:
+                raise
+            _LOG.info("snapshot in a deadlock with a writer: the batch begins again")
 
 
 def _left(operations: Operations) -> tuple[int, int, list[str] | None]:
