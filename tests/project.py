@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import produce_migrations
 from alembic.config import Config
+from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -70,6 +71,21 @@ def upgrade():
 def downgrade():
     ${downgrades if downgrades else "pass"}
 '''
+
+
+PLAIN = ["alembic.autogenerate.*"]
+OURS = [*PLAIN, "alembic_audit"]
+
+
+def run_proposed(connection: sa.Connection, metadata: sa.MetaData) -> None:
+    """Run what autogenerate proposes, without a revision."""
+    context = MigrationContext.configure(connection, opts={"autogenerate_plugins": OURS})
+    operations = Operations(context)
+    made = produce_migrations(context, metadata).upgrade_ops
+    assert made is not None
+    for op in made.ops:
+        for each in getattr(op, "ops", [op]):
+            operations.invoke(each)
 
 
 class Project:
@@ -153,7 +169,7 @@ class Project:
         """Return what autogenerate would change, whatever revision the database is at."""
         opts = {
             "target_metadata": metadata,
-            "autogenerate_plugins": ["alembic.autogenerate.*", "alembic_audit"],
+            "autogenerate_plugins": OURS,
             **self.config.attributes["configure"],
         }
         with self.engine.connect() as connection:

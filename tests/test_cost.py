@@ -15,9 +15,8 @@ from alembic_audit import catalog, sql, tables
 from alembic_audit.ddl import verbatim
 from alembic_audit.states import AuditState
 from tests.conftest import Database
+from tests.project import OURS, PLAIN, run_proposed
 
-PLAIN = ["alembic.autogenerate.*"]
-OURS = [*PLAIN, "alembic_audit"]
 CONSTANT = 4
 """Statements that one autogenerate has beside Alembic's own."""
 
@@ -39,13 +38,7 @@ def models(count: int, columns: Sequence[sa.Column[Any]] = ()) -> sa.MetaData:
 def upgrade(engine: sa.Engine, metadata: sa.MetaData) -> None:
     """Run what autogenerate proposes, in one transaction."""
     with engine.begin() as connection:
-        context = MigrationContext.configure(connection, opts={"autogenerate_plugins": OURS})
-        operations = Operations(context)
-        made = produce_migrations(context, metadata).upgrade_ops
-        assert made is not None
-        for op in made.ops:
-            for each in getattr(op, "ops", [op]):
-                operations.invoke(each)
+        run_proposed(connection, metadata)
 
 
 def statements(engine: sa.Engine, metadata: sa.MetaData, plugins: list[str]) -> int:

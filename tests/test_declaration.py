@@ -192,7 +192,9 @@ def test_column_marks_travel_with_mixins() -> None:
         __tablename__ = "robot"
         id: Mapped[int] = mapped_column(primary_key=True)
 
-    for spec in derive_all(Base.metadata):
+    specs = derive_all(Base.metadata)
+    assert ["account", "robot"] == [spec.table for spec in specs]
+    for spec in specs:
         assert spec.hash_columns == ("secret",)
         assert spec.ignore_columns == ("seen",)
 

@@ -430,9 +430,9 @@ def undo(case: Case, project: Project) -> None:
 def test_drift(case: Case, tmp_path: Path, server: postgres.Server, database: Database) -> None:
     """Check names table, kind and remedy; the next migration mends; its downgrade undoes that."""
     project = case.start(tmp_path, database)
-    meant = snapshot(project.engine)
+    meant = snapshot(database.engine)
     case.make(project)
-    drifted = snapshot(project.engine)
+    drifted = snapshot(database.engine)
     assert meant != drifted
 
     message = complaint(project, case.models())
@@ -442,18 +442,18 @@ def test_drift(case: Case, tmp_path: Path, server: postgres.Server, database: Da
     assert "mend it: alembic revision --autogenerate, then alembic upgrade head" in message
 
     project.migrate(case.models())
-    assert meant == snapshot(project.engine)
+    assert meant == snapshot(database.engine)
     assert EMPTY == project.revision(case.models())
     project.forget()
 
     undo(case, project)
-    assert drifted == snapshot(project.engine)
+    assert drifted == snapshot(database.engine)
 
     script = tmp_path / "script.sql"
     psql(server, database, script, project.sql("upgrade", "0001:0002"))
-    assert meant == snapshot(project.engine)
+    assert meant == snapshot(database.engine)
     psql(server, database, script, project.sql("downgrade", "0002:0001"))
-    assert drifted == snapshot(project.engine)
+    assert drifted == snapshot(database.engine)
 
 
 @pytest.mark.usefixtures("reader")
@@ -464,7 +464,7 @@ def test_drift_of_a_trail_that_ends(
     """Stopping a trail that drifted works, and the downgrade gives the drift back too."""
     project = case.start(tmp_path, database)
     case.make(project)
-    drifted = snapshot(project.engine)
+    drifted = snapshot(database.engine)
 
     message = complaint(project, case.models(audited=False))
     assert "'drop_audit_trigger', 'account', 'account_audit'" in message
@@ -472,20 +472,20 @@ def test_drift_of_a_trail_that_ends(
         assert [kind for kind in case.kinds if f"{kind}: " not in message] == []
 
     project.migrate(case.models(audited=False))
-    ended = snapshot(project.engine)
+    ended = snapshot(database.engine)
     assert {} == ended["functions"]
     assert {} == ended["triggers"]
     assert EMPTY == project.revision(case.models(audited=False))
     project.forget()
 
     undo(case, project)
-    assert drifted == snapshot(project.engine)
+    assert drifted == snapshot(database.engine)
 
     script = tmp_path / "script.sql"
     psql(server, database, script, project.sql("upgrade", "0001:0002"))
-    assert ended == snapshot(project.engine)
+    assert ended == snapshot(database.engine)
     psql(server, database, script, project.sql("downgrade", "0002:0001"))
-    assert drifted == snapshot(project.engine)
+    assert drifted == snapshot(database.engine)
 
 
 def test_every_kind_is_tested() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from tests.catalogs import snapshot
@@ -86,6 +87,8 @@ def test_each_downgrade_gives_back_what_was_there(database: Database) -> None:
         for name in revisions(EXAMPLE):
             run(f"upgrade {name[:4]}")
             states.append(snapshot(database.engine))
+        assert len(states) > 1
+        assert all(before != after for before, after in pairwise(states))
         for expected in reversed(states[:-1]):
             run("downgrade -1")
             assert snapshot(database.engine) == expected

@@ -8,7 +8,6 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import api, produce_migrations
 from alembic.ddl.postgresql import PostgresqlImpl
-from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.runtime.plugins import Plugin
 from alembic.util import PriorityDispatchResult
@@ -20,9 +19,7 @@ from sqlalchemy.dialects import postgresql
 from alembic_audit import tables
 from alembic_audit.catalog import shapes
 from tests.conftest import Database
-
-PLAIN = ["alembic.autogenerate.*"]
-OURS = [*PLAIN, "alembic_audit"]
+from tests.project import OURS, PLAIN, run_proposed
 
 
 def models(*columns: sa.Column[Any], **options: Any) -> sa.MetaData:
@@ -38,16 +35,6 @@ def accounts() -> sa.MetaData:
         sa.Column("amount", sa.Numeric(12, 2)),
         session_settings=[sa.Column("username", sa.Text)],
     )
-
-
-def run(connection: sa.Connection, metadata: sa.MetaData) -> None:
-    context = MigrationContext.configure(connection, opts={"autogenerate_plugins": OURS})
-    operations = Operations(context)
-    made = produce_migrations(context, metadata).upgrade_ops
-    assert made is not None
-    for op in made.ops:
-        for each in getattr(op, "ops", [op]):
-            operations.invoke(each)
 
 
 def differences(
@@ -91,7 +78,7 @@ def connection(shared_database: Database) -> Iterator[sa.Connection]:
 def test_equal_tables_are_not_reflected(connection: sa.Connection) -> None:
     """Alembic reflects the audited table alone."""
     metadata = accounts()
-    run(connection, metadata)
+    run_proposed(connection, metadata)
     assert {"account"} == reflected(connection, metadata)
 
 
@@ -151,7 +138,7 @@ def test_changes_by_hand(
 ) -> None:
     """A table that was changed is not equal, and what comes out of it is as without leaving out."""
     metadata = accounts()
-    run(connection, metadata)
+    run_proposed(connection, metadata)
     assert is_equal(connection, metadata)
 
     connection.exec_driver_sql(statement)
@@ -265,7 +252,7 @@ def test_plain_types_are_found_equal(connection: sa.Connection) -> None:
 def test_comparing_types_by_rules_of_ones_own(connection: sa.Connection) -> None:
     """A callable compare_type is asked about the columns of audit tables, as ever."""
     metadata = accounts()
-    run(connection, metadata)
+    run_proposed(connection, metadata)
     asked = set()
 
     def compare(_context: Any, _old: Any, column: sa.Column[Any], *_more: Any) -> bool | None:
@@ -280,7 +267,7 @@ def test_comparing_types_by_rules_of_ones_own(connection: sa.Connection) -> None
 def test_comparing_defaults_by_rules_of_ones_own(connection: sa.Connection) -> None:
     """A callable compare_server_default, for which Alembic trips over an identity, meets none."""
     metadata = accounts()
-    run(connection, metadata)
+    run_proposed(connection, metadata)
 
     def compare(*_all: Any) -> bool | None:
         return None
@@ -293,7 +280,7 @@ def test_comparing_defaults_by_rules_of_ones_own(connection: sa.Connection) -> N
 def test_a_plugin_that_compares_columns(connection: sa.Connection) -> None:
     """Another plugin's comparison of columns is run on audit tables, as ever."""
     metadata = accounts()
-    run(connection, metadata)
+    run_proposed(connection, metadata)
     asked = set()
 
     def compare(_context: Any, _op: Any, _schema: Any, table: str, *_more: Any) -> Any:
@@ -314,7 +301,7 @@ def test_an_implementation_of_ones_own(
 ) -> None:
     """A subclass of Alembic's implementation may compare types otherwise: all is left to it."""
     metadata = accounts()
-    run(connection, metadata)
+    run_proposed(connection, metadata)
 
     class Mine(PostgresqlImpl):
         __dialect__ = "mine"
@@ -337,7 +324,7 @@ def test_an_implementation_of_ones_own(
 def test_filters_are_as_before(connection: sa.Connection) -> None:
     """The filters of a run are the user's alone afterwards, and were asked about audit tables."""
     metadata = accounts()
-    run(connection, metadata)
+    run_proposed(connection, metadata)
     asked = set()
 
     def include_object(_item: Any, name: str, kind: str, *_more: Any) -> bool:
