@@ -204,10 +204,11 @@ def test_with_writers(tmp_path: Path, database: Database) -> None:
 
 
 def test_a_batch_that_ends_a_deadlock_begins_again(
-    tmp_path: Path, database: Database, sync_driver: str
+    tmp_path: Path, database: Database, sync_driver: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It waits for a row of a writer, who waits for one of its rows; PostgreSQL ends the batch."""
     project = started(tmp_path, database, 4, sync_driver)
+    caplog.set_level(logging.INFO, "alembic_audit")
     upgrade = threading.Thread(target=project.upgrade)
     with database.engine.begin() as writer:
         writer.exec_driver_sql("SET LOCAL deadlock_timeout = '1min'; SET LOCAL audit.who = 'w'")
@@ -218,6 +219,7 @@ def test_a_batch_that_ends_a_deadlock_begins_again(
         writer.exec_driver_sql("UPDATE account SET email = 'w' WHERE id = 1")
     upgrade.join(30)
     assert not upgrade.is_alive()
+    assert "snapshot in a deadlock with a writer: the batch begins again" in caplog.messages
     assert [("S", 2), ("S", 3), ("U", 1), ("U", 4)] == sorted(
         (record[0], record[3]) for record in records(project)
     )
