@@ -104,10 +104,8 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_trail_does_not_commit(name: str, project: Project) -> None:
-    """The error names table, column and what to write; nothing has changed, and writes go on."""
-    call, message, remedy = BROKEN[name]
+def refused(project: Project, call: str, message: str, remedy: str) -> None:
+    """Run a migration that would break a trail: it says what and why, and changes nothing."""
     before = snapshot(project.engine)
     project.write(call)
 
@@ -117,6 +115,13 @@ def test_a_broken_trail_does_not_commit(name: str, project: Project) -> None:
     assert message in str(caught.value)
     assert remedy in str(caught.value)
     assert before == snapshot(project.engine)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_trail_does_not_commit(name: str, project: Project) -> None:
+    """The error names table, column and what to write; nothing has changed, and writes go on."""
+    call, message, remedy = BROKEN[name]
+    refused(project, call, message, remedy)
     project.check_is_at("0001")
     project.execute("UPDATE account SET email = 'b@x'")
     assert [("I",), ("U",)] == project.rows("SELECT audit_operation FROM account_audit")
@@ -126,7 +131,7 @@ ELSEWHERE = {
     "drop_omitted_columns": (
         'op.drop_column("page_audit", "audit_omitted_columns", schema="trails")',
         "audit table trails.page_audit of public.page has no column audit_omitted_columns",
-        "",
+        "op.rename_audited_column",
     ),
     "add_not_null": (
         'op.execute("ALTER TABLE trails.page_audit ADD COLUMN more text NOT NULL")',
@@ -161,15 +166,7 @@ def test_a_broken_trail_elsewhere(name: str, tmp_path: Path, database: Database)
     project = Project(tmp_path, database, include_schemas=True)
     project.execute("CREATE SCHEMA aside", "CREATE SCHEMA trails")
     project.migrate(metadata)
-    before = snapshot(project.engine)
-    project.write(call)
-
-    with pytest.raises(CommandError) as caught:
-        project.upgrade()
-
-    assert message in str(caught.value)
-    assert remedy in str(caught.value)
-    assert before == snapshot(project.engine)
+    refused(project, call, message, remedy)
 
 
 def test_a_function_edited_by_hand_is_not_broken(project: Project) -> None:
