@@ -5,8 +5,8 @@ Every `alembic` command imports this package. What an operation runs is imported
 
 import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
 from alembic.operations import Operations
-from alembic.operations.ops import MigrateOperation
 
+from alembic_audit.operations.base import AuditOperation
 from alembic_audit.operations.history import (
     AddAuditColumnOp,
     AlterAuditColumnOp,
@@ -36,6 +36,7 @@ from alembic_audit.operations.trail import (
 __all__ = [
     "AddAuditColumnOp",
     "AlterAuditColumnOp",
+    "AuditOperation",
     "CreateAuditIndexOp",
     "CreateAuditSchemaOp",
     "CreateAuditTableOp",
@@ -59,28 +60,8 @@ __all__ = [
 ]
 
 
-def _run(operations: Operations, op: MigrateOperation) -> None:
+@Operations.implementation_for(AuditOperation)
+def _run(operations: Operations, op: AuditOperation) -> None:
     from alembic_audit.operations import run
 
     run.RUN[type(op)](operations, op)
-
-
-for _kind in (
-    AlterAuditColumnOp,
-    CreateAuditSchemaOp,
-    CreateAuditTriggerOp,
-    DropAuditColumnOp,
-    DropAuditSchemaOp,
-    DropAuditTableOp,
-    DropAuditTriggerOp,
-    LockAuditedTablesOp,
-    NumberAuditTableOp,
-    PurgeAuditTableOp,
-    RenameAuditedColumnOp,
-    RenameAuditedTableOp,
-    ReplaceAuditTriggerOp,
-    RestoreAuditTriggerOp,
-    SetAuditContextOp,
-    SnapshotAuditTableOp,
-):
-    Operations.implementation_for(_kind)(_run)

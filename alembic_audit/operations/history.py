@@ -11,6 +11,7 @@ from sqlalchemy.types import TypeEngine
 
 from alembic_audit import naming, retype
 from alembic_audit.errors import SpecError
+from alembic_audit.operations.base import AuditOperation
 from alembic_audit.operations.trail import nothing
 
 
@@ -68,7 +69,7 @@ class AddAuditColumnOp(ops.AddColumnOp):
 
 
 @Operations.register_operation("drop_audit_table")
-class DropAuditTableOp(MigrateOperation):
+class DropAuditTableOp(AuditOperation):
     """Drop an audit table that holds no records; keep one that does, with a NOTICE."""
 
     def __init__(
@@ -109,7 +110,7 @@ class DropAuditTableOp(MigrateOperation):
 
 
 @Operations.register_operation("drop_audit_column")
-class DropAuditColumnOp(MigrateOperation):
+class DropAuditColumnOp(AuditOperation):
     """Drop a column of an audit table that holds no values; keep one that does, with a NOTICE."""
 
     def __init__(
@@ -158,7 +159,7 @@ class DropAuditColumnOp(MigrateOperation):
 
 
 @Operations.register_operation("alter_audit_column")
-class AlterAuditColumnOp(MigrateOperation):
+class AlterAuditColumnOp(AuditOperation):
     """Change type, nullability or name of an audit column, and keep what it holds."""
 
     def __init__(
@@ -258,7 +259,7 @@ class AlterAuditColumnOp(MigrateOperation):
 
 
 @Operations.register_operation("number_audit_table")
-class NumberAuditTableOp(MigrateOperation):
+class NumberAuditTableOp(AuditOperation):
     """Give an audit table of the ``classic`` layout its ``audit_id``."""
 
     def __init__(self, table_name: str, *, schema: str | None = None) -> None:
@@ -290,7 +291,7 @@ class NumberAuditTableOp(MigrateOperation):
 
 
 @Operations.register_operation("purge_audit_table")
-class PurgeAuditTableOp(MigrateOperation):
+class PurgeAuditTableOp(AuditOperation):
     """Delete old records, and record that it was done."""
 
     def __init__(
@@ -349,7 +350,7 @@ class PurgeAuditTableOp(MigrateOperation):
 
 
 @Operations.register_operation("create_audit_schema")
-class CreateAuditSchemaOp(MigrateOperation):
+class CreateAuditSchemaOp(AuditOperation):
     """Make a schema for audit tables, unless it is there."""
 
     def __init__(self, schema: str) -> None:
@@ -375,7 +376,7 @@ class CreateAuditSchemaOp(MigrateOperation):
 
 
 @Operations.register_operation("drop_audit_schema")
-class DropAuditSchemaOp(MigrateOperation):
+class DropAuditSchemaOp(AuditOperation):
     """Drop a schema that create_audit_schema made and that holds nothing."""
 
     def __init__(self, schema: str) -> None:
@@ -407,7 +408,7 @@ MODES = ("SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE")
 
 
 @Operations.register_operation("lock_audited_tables")
-class LockAuditedTablesOp(MigrateOperation):
+class LockAuditedTablesOp(AuditOperation):
     """Lock the tables of a migration before it changes any of them."""
 
     ops: Sequence[MigrateOperation] = ()

@@ -8,15 +8,15 @@ from typing import Any
 
 import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
 from alembic.operations import Operations
-from alembic.operations.ops import MigrateOperation
 
 from alembic_audit.errors import SpecError
+from alembic_audit.operations.base import AuditOperation
 from alembic_audit.operations.trail import display_name, spec_of
 from alembic_audit.spec import AuditSpec
 
 
 @Operations.register_operation("rename_audited_table")
-class RenameAuditedTableOp(MigrateOperation):
+class RenameAuditedTableOp(AuditOperation):
     """Rename a table and everything of its trail."""
 
     def __init__(self, old: AuditSpec, new: AuditSpec) -> None:
@@ -88,7 +88,7 @@ class RenameAuditedTableOp(MigrateOperation):
 
 
 @Operations.register_operation("rename_audited_column")
-class RenameAuditedColumnOp(MigrateOperation):
+class RenameAuditedColumnOp(AuditOperation):
     """Rename a column of an audited table, and where its history is."""
 
     def __init__(self, old: AuditSpec, new: AuditSpec, column: str, renamed: str) -> None:

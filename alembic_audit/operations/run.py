@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
 import sqlalchemy as sa
 from alembic.operations import Operations
-from alembic.operations.ops import MigrateOperation
 
 from alembic_audit import ddl, retype, session, sql, values
 from alembic_audit.ddl import verbatim
 from alembic_audit.naming import qualify, resolve
 from alembic_audit.operations import batches
+from alembic_audit.operations.base import AuditOperation
 from alembic_audit.operations.history import (
     AlterAuditColumnOp,
     CreateAuditSchemaOp,
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
 
 
-RUN: dict[type[MigrateOperation], Callable[[Operations, Any], None]] = {}
+RUN: dict[type[AuditOperation], Callable[[Operations, Any], None]] = {}
 """How each operation runs."""
 
 _Run = TypeVar("_Run", bound=Callable[[Operations, Any], None])
 
 
-def _runs(kind: type[MigrateOperation]) -> Callable[[_Run], _Run]:
+def _runs(kind: type[AuditOperation]) -> Callable[[_Run], _Run]:
     def register(function: _Run) -> _Run:
         RUN[kind] = function
         return function

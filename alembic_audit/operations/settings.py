@@ -6,11 +6,12 @@ import alembic  # noqa: F401  (first, or the order of imports decides whether th
 from alembic.operations import Operations
 from alembic.operations.ops import MigrateOperation
 
+from alembic_audit.operations.base import AuditOperation
 from alembic_audit.operations.trail import nothing
 
 
 @Operations.register_operation("set_audit_context")
-class SetAuditContextOp(MigrateOperation):
+class SetAuditContextOp(AuditOperation):
     """Give session settings their values until the end of the transaction."""
 
     def __init__(self, **given: Any) -> None:

@@ -11,6 +11,7 @@ from alembic.operations import Operations
 from alembic.operations.ops import MigrateOperation, ModifyTableOps
 
 from alembic_audit.errors import SpecError
+from alembic_audit.operations.base import AuditOperation
 from alembic_audit.spec import AuditSpec
 from alembic_audit.states import AuditState
 
@@ -49,7 +50,7 @@ def _reasons(state: AuditState) -> list[str]:
 
 
 @Operations.register_operation("create_audit_trigger")
-class CreateAuditTriggerOp(MigrateOperation):
+class CreateAuditTriggerOp(AuditOperation):
     """Start a trail: function, triggers, privileges.
 
     Attributes:
@@ -104,7 +105,7 @@ class CreateAuditTriggerOp(MigrateOperation):
 
 
 @Operations.register_operation("drop_audit_trigger")
-class DropAuditTriggerOp(MigrateOperation):
+class DropAuditTriggerOp(AuditOperation):
     """End a trail: triggers and function go, the records stay."""
 
     def __init__(
@@ -201,7 +202,7 @@ class DropAuditTriggerOp(MigrateOperation):
 
 
 @Operations.register_operation("replace_audit_trigger")
-class ReplaceAuditTriggerOp(MigrateOperation):
+class ReplaceAuditTriggerOp(AuditOperation):
     """Turn one state of a trail into another.
 
     Attributes:
@@ -282,7 +283,7 @@ class ReplaceAuditTriggerOp(MigrateOperation):
 
 
 @Operations.register_operation("restore_audit_trigger")
-class RestoreAuditTriggerOp(MigrateOperation):
+class RestoreAuditTriggerOp(AuditOperation):
     """Put function and triggers back that no arguments describe, as they were found."""
 
     def __init__(
@@ -329,7 +330,7 @@ class RestoreAuditTriggerOp(MigrateOperation):
 
 
 @Operations.register_operation("snapshot_audit_table")
-class SnapshotAuditTableOp(MigrateOperation):
+class SnapshotAuditTableOp(AuditOperation):
     """Record the rows that are there."""
 
     def __init__(self, spec: AuditSpec, *, batch_size: int | None = None) -> None:
