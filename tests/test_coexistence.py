@@ -462,3 +462,122 @@ def test_enum_classic_without_the_lines(make: Make, database: Database) -> None:
     beside = make(ENUM)
     with pytest.raises(AlembicFailed, match="keyword argument repeated: create_type"):
         beside.revision(moody("ab", "classic"))
+
+
+DISPATCHER = """
+from alembic.operations import ops
+from alembic.util import Dispatcher
+
+dispatcher = Dispatcher()
+
+
+@dispatcher.dispatch_for(ops.AddColumnOp)
+@dispatcher.dispatch_for(ops.AlterColumnOp)
+@dispatcher.dispatch_for(ops.CreateIndexOp)
+@dispatcher.dispatch_for(ops.CreateTableOp)
+def expand(context, op, phase):
+    return op if phase == "expand" else None
+
+
+@dispatcher.dispatch_for(ops.DropColumnOp)
+@dispatcher.dispatch_for(ops.DropIndexOp)
+@dispatcher.dispatch_for(ops.DropTableOp)
+def contract(context, op, phase):
+    return op if phase == "contract" else None
+
+
+@dispatcher.dispatch_for(ops.ModifyTableOps)
+def modify(context, op, phase):
+    left = [one for one in (send(context, one, phase) for one in op.ops) if one is not None]
+    return ops.ModifyTableOps(op.table_name, left, schema=op.schema) if left else None
+
+
+def send(context, op, phase):
+    return dispatcher.dispatch(op)(context, op, phase)
+
+
+def split(context, revision, directives):
+    script = directives[0]
+    made = []
+    for phase in ("expand", "contract"):
+        sent = [send(context, op, phase) for op in script.upgrade_ops.ops]
+        upgrade = ops.UpgradeOps([op for op in sent if op is not None])
+        if upgrade.ops:
+            made.append(
+                ops.MigrationScript(
+                    f"{script.rev_id}{phase[0]}",
+                    upgrade,
+                    upgrade.reverse_into(ops.DowngradeOps([])),
+                    message=phase,
+                    head=f"{phase}@head",
+                )
+            )
+    directives[:] = made
+
+
+options["process_revision_directives"] = split
+"""
+
+
+def test_a_dispatcher_over_operations(make: Make, database: Database) -> None:
+    """A project with two heads sorts all our operations by their base class."""
+    lines_of_check = lines("dispatcher: check")
+    env = DISPATCHER + lines("dispatcher") + lines_of_check
+    beside = make(env + 'options["process_revision_directives"] = split_unless_check\n')
+    versions = beside.path / "versions"
+
+    def revisions(models: str) -> dict[str, str]:
+        known = set(versions.glob("*.py"))
+        beside.declare(models)
+        beside.count += 1
+        beside.run(f"revision --autogenerate -m step --rev-id {beside.count:04}")
+        new = set(versions.glob("*.py")) - known
+        for phase in ("expand", "contract"):
+            beside.run(f"upgrade {phase}@head")
+        beside.check(models)
+        return {path.stem.rpartition("_")[2]: path.read_text() for path in new}
+
+    beside.declare(models())
+    (versions / "0_expand.py").write_text(ROOT.format("expand"))
+    (versions / "0_contract.py").write_text(ROOT.format("contract"))
+    beside.run("upgrade heads")
+    assert ["expand"] == [*revisions(models())]
+    beside.execute("INSERT INTO account VALUES (1, 'a')")
+    changed = models().replace('"email", sa.Text', '"phone", sa.Text')
+    written = revisions(changed)
+
+    assert "op.lock_audited_tables(" in written["expand"]
+    assert "op.replace_audit_trigger(" in written["expand"]
+    assert "op.drop_column('account', 'email')" in written["contract"]
+    beside.execute("INSERT INTO account VALUES (2, 'b')")
+    records = "SELECT id, email, phone FROM account_audit ORDER BY audit_id"
+    assert [(1, "a", None), (2, None, "b")] == beside.rows(records)
+
+
+ROOT = """
+revision = "{0}_0"
+down_revision = None
+branch_labels = ("{0}",)
+depends_on = None
+
+
+def upgrade():
+    pass
+
+
+def downgrade():
+    pass
+"""
+
+
+def test_a_dispatcher_without_the_lines(make: Make, database: Database) -> None:
+    """Both lines are needed: one operation is not known, and a check without differences fails."""
+    beside = make(DISPATCHER)
+    beside.declare(models())
+    with pytest.raises(AlembicFailed, match="no dispatch function for object"):
+        beside.run("revision --autogenerate -m step --rev-id 1")
+
+    beside.configure(DISPATCHER + lines("dispatcher"))
+    beside.declare("import sqlalchemy\nmetadata = sqlalchemy.MetaData()\n")
+    with pytest.raises(AlembicFailed, match="IndexError"):
+        beside.check("import sqlalchemy\nmetadata = sqlalchemy.MetaData()\n")
