@@ -1,5 +1,8 @@
 """Many schemas: one migration for every tenant, and audited tables in several schemas."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,9 +14,11 @@ from alembic.util import CommandError
 
 from alembic_audit import audit_table
 from alembic_audit.naming import quote
+from tests.alembic_process import INI
 from tests.catalogs import snapshot
 from tests.conftest import Database
-from tests.project import Project
+from tests.pages import blocks, read
+from tests.project import TEMPLATE, Project
 
 TENANTS = ("ann", "Ben %x", "cle")
 Prepare = Callable[[sa.Connection, str], sa.Connection]
@@ -349,4 +354,87 @@ def test_one_name_in_two_schemas_with_one_audit_schema(tmp_path: Path, database:
     project.execute("INSERT INTO sales.account VALUES (1)", "INSERT INTO other.account VALUES (2)")
     assert [(1,)] == project.rows("SELECT id FROM history.sales_account_audit")
     assert [(2,)] == project.rows("SELECT id FROM history.other_account_audit")
+    project.engine.dispose()
+
+
+MODELS = """
+from alembic_audit import audited
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+@audited()
+class Account(Base):
+    __tablename__ = "account"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email: Mapped[str]
+"""
+
+
+@pytest.mark.parametrize("by", ["search_path", "schema_translate_map"])
+def test_the_page(by: str, tmp_path: Path, database: Database) -> None:
+    """The env.py and the commands of the page, for tenants that are there and for a new one."""
+    page = read("tenants.md")
+    env = blocks(page, "python", "search_path")[0].text
+    if by == "schema_translate_map":
+        before, configure, after = env.partition("    context.configure(")
+        env = before + blocks(page, "python", by)[0].text + configure + after
+    (tmp_path / "versions").mkdir()
+    for name, text in {
+        "alembic.ini": INI.replace("path_separator", "prepend_sys_path = %(here)s\npath_separator"),
+        "script.py.mako": TEMPLATE,
+        "env.py": env,
+        "models.py": MODELS,
+    }.items():
+        (tmp_path / name).write_text(text)
+    with database.engine.begin() as connection:
+        for tenant in ("ann", "ben"):
+            connection.exec_driver_sql(f"CREATE SCHEMA {tenant}")
+
+    def run(command: str) -> str:
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        url = database.url().render_as_string(hide_password=False)
+        environ = {**os.environ, "DATABASE_URL": url, "PATH": path}
+        done = subprocess.run(
+            ["sh", "-ec", command],
+            check=False,
+            cwd=tmp_path,
+            env=environ,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    for command, _ in blocks(page, "console", "commands")[0].examples():
+        printed = run(command)
+    assert 2 * "No new upgrade operations detected.\n" == printed
+    [version] = (tmp_path / "versions").glob("*.py")
+    assert "alembic_version" not in version.read_text()
+    assert "schema" not in version.read_text()
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE SCHEMA carl")
+    run("alembic -x tenant=carl upgrade head && alembic -x tenant=carl check")
+
+    with database.engine.begin() as connection:
+        for number, tenant in enumerate(("ann", "ben", "carl")):
+            connection.exec_driver_sql(f"INSERT INTO {tenant}.account VALUES ({number}, 'x')")
+        for number, tenant in enumerate(("ann", "ben", "carl")):
+            trail = f"SELECT id FROM {tenant}.account_audit"
+            assert [(number,)] == connection.exec_driver_sql(trail).all()
+            assert connection.dialect.has_table(connection, "alembic_version", schema=tenant)
+        assert not connection.dialect.has_table(connection, "alembic_version", schema="public")
+
+
+def test_version_table_schema_of_the_default_schema(tmp_path: Path, database: Database) -> None:
+    """Why the page says to leave it out: Alembic takes its own table for one to drop."""
+    tenants = Tenants(tmp_path, database, by_search_path)
+    project = tenants.use("ann")
+    project.migrate(one())
+    project.config.attributes["configure"] = {"version_table_schema": "ann"}
+    assert "op.drop_table('alembic_version')" in project.revision(one())
     project.engine.dispose()
