@@ -21,7 +21,7 @@ test: $(VENV)/test.stamp ## Run the tests; ARGS="-k name" picks some
 test-real: $(VENV)/real.stamp ## Audit another project's models under its own workload
 	@$(RUN) -m pytest tests/real -m real $(ARGS)
 
-matrix: $(VENV)/test.stamp ## Run the core tests on old and new versions of everything; ARGS="14 3.10" picks
+matrix: $(VENV)/test.stamp ## Run tests on old and new versions of everything; ARGS="14 3.10" picks
 	@$(RUN) -m tools.matrix $(ARGS)
 
 bench: $(VENV)/bench.stamp ## Measure what an audit costs, and write docs/performance.md; ARGS=--quick

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
+from unittest.mock import patch
 
 import pytest
 from alembic.autogenerate import comparators
@@ -106,6 +107,15 @@ def _not_enabled() -> Iterator[None]:
         event.remove(Table, "after_parent_attach", listeners._attached)
     for hooks in comparators._registry.values():
         hooks[:] = [hook for hook in hooks if hook[1] != compare.ELEMENT]
+
+
+@pytest.fixture(autouse=True)
+def _some_terminal() -> Iterator[None]:
+    """Output does not depend on the terminal of whoever runs the tests."""
+    with patch.dict(os.environ, TERM="xterm"):
+        for name in ("COLORTERM", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR"):
+            os.environ.pop(name, None)
+        yield
 
 
 @pytest.fixture

