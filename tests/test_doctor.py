@@ -167,7 +167,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         [
             f"error: trigger retimed [public.account] {TRIGGER} is now: CREATE TRIGGER "
             '"00_audit_account" BEFORE INSERT ON public.account FOR EACH ROW EXECUTE FUNCTION '
-            "public_account_audit()"
+            "public.public_account_audit()"
         ],
     ),
     "second": (

@@ -11,8 +11,10 @@ from decimal import Decimal
 from importlib.util import find_spec
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 
+from alembic_audit.catalog.path import PINNED
 from alembic_audit.cli.errors import CliError
 from alembic_audit.cli.text import escaped
 
@@ -102,16 +104,30 @@ def connected(url: str | URL | None) -> Iterator[sa.Connection]:
         CliError: There is none, no driver, or it refuses.
     """
     exact = functools.partial(json.loads, parse_float=Decimal)
-    engine = sa.create_engine(_sync_url(url), poolclass=sa.NullPool, json_deserializer=exact)
+    url = _sync_url(url)
+    options = {"use_native_hstore": False} if url.drivername.endswith("psycopg2") else {}
+    engine = sa.create_engine(url, poolclass=sa.NullPool, json_deserializer=exact, **options)
     try:
         connection = engine.connect()
     except sa.exc.DBAPIError as error:
         reason = escaped(str(error.orig).strip().partition("\n")[0])
         raise CliError(f"cannot connect: {reason}") from error
+    event.listen(engine, "begin", _pin)
     with connection:
         yield connection.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
+
+
+def _pin(connection: sa.Connection) -> None:
+    """Look names up in pg_catalog, and be refused where row level security would hide rows.
+
+    For the transaction: a pool of connections, as pgbouncer's, would hand a setting of the session
+    to somebody else.
+    """
+    at_once = {"stream_results": False, "yield_per": None}
+    for setting in (f"search_path = {PINNED}", "row_security = off"):
+        connection.exec_driver_sql(f"SET LOCAL {setting}", execution_options=at_once)
 
 
 def _sync_url(given: str | URL | None) -> URL:

@@ -21,6 +21,7 @@ from alembic_audit.cli.trails import (
     readable,
 )
 from alembic_audit.reading import changes, history
+from alembic_audit.reading.qualified import compare
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -88,7 +89,7 @@ def run_show(arguments: Namespace) -> int:
         with output.progress(list(readable(trails, arguments.table)), "looking") as each:
             for name, trail in each:
                 number = trail.audit.c.audit_id
-                is_it = number == arguments.audit_id
+                is_it = compare(number, "=", arguments.audit_id)
                 # Most trails have none: what is cheap goes first.
                 if trails.some(
                     name, sa.select(number).where(is_it), is_named=bool(arguments.table)

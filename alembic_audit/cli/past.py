@@ -13,6 +13,7 @@ from alembic_audit.cli.output import Plain
 from alembic_audit.cli.text import escaped
 from alembic_audit.cli.trails import DID, Trails, is_nothing, key_of, plain
 from alembic_audit.reading import AuditId, TransactionId, as_of, blame
+from alembic_audit.reading.qualified import compare
 from alembic_audit.reading.trail import Trail, When
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def run_as_of(arguments: Namespace) -> int:
             columns = statement.selected_columns
             statement = statement.where(
                 *(
-                    columns[name] == sa.literal(value, trail.type_of(name))
+                    compare(columns[name], "=", sa.literal(value, trail.type_of(name)))
                     for name, value in zip(trail.spec.key, key, strict=True)
                 )
             )

@@ -12,6 +12,7 @@ from alembic_audit.cli.errors import EXIT_HEALTHY
 from alembic_audit.cli.output import Plain
 from alembic_audit.cli.trails import Trails
 from alembic_audit.reading.database import audit_of
+from alembic_audit.reading.qualified import Text, catalog
 from alembic_audit.states import AuditState, Name
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _ends(audit: Name, columns: dict[str, str], *, counted: bool) -> Any:
     if time not in columns:
         return None
     table = sa.table(audit[1], sa.column("audit_id"), sa.column(time), schema=audit[0])
-    count = sa.select(sa.func.count()).select_from(table).scalar_subquery()
+    count = sa.select(catalog.count(sa.literal_column("*"))).select_from(table).scalar_subquery()
     if "audit_id" in columns:
         first, last = (
             sa.select(table.c[time]).order_by(order).limit(1).scalar_subquery()
@@ -99,8 +100,6 @@ def _ends(audit: Name, columns: dict[str, str], *, counted: bool) -> Any:
     else:
         first, last = (
             sa.select(function(table.c[time])).scalar_subquery()
-            for function in (sa.func.min, sa.func.max)
+            for function in (catalog.min, catalog.max)
         )
-    return sa.select(
-        sa.cast(first, sa.Text), sa.cast(last, sa.Text), count if counted else sa.null()
-    )
+    return sa.select(sa.cast(first, Text()), sa.cast(last, Text()), count if counted else sa.null())

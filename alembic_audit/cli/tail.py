@@ -17,6 +17,7 @@ from alembic_audit.cli.trails import Record, Trails, readable
 from alembic_audit.reading import changes
 from alembic_audit.reading.follow import Follower
 from alembic_audit.reading.history import free
+from alembic_audit.reading.qualified import Numbers, is_any
 from alembic_audit.reading.trail import Trail
 from alembic_audit.states import Name
 
@@ -148,7 +149,9 @@ def _records(trails: Trails, known: dict[Name, Trail], moments: list[_Moment]) -
     for name in dict.fromkeys(name for _, _, name in moments):
         trail = known[name]
         ids = [number for _, number, other in moments if other == name]
-        statement = _changes(trail, dropped=True).where(trail.audit.c.audit_id.in_(ids))
+        statement = _changes(trail, dropped=True).where(
+            is_any(trail.audit.c.audit_id, sa.cast(sa.literal(ids, Numbers), Numbers))
+        )
         for row in trails.rows(statement):
             found[name, row["audit_id"]] = _Of(trail, row)
     return (found[name, number] for _, number, name in moments)

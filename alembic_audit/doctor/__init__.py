@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from alembic_audit import catalog, options, tables
 from alembic_audit.catalog.everything import read_everything
 from alembic_audit.catalog.health import Health, Place, read_health, read_schemas
+from alembic_audit.catalog.path import pinned
 from alembic_audit.doctor import around, rights, settings
 from alembic_audit.doctor import values as kinds
 from alembic_audit.doctor.trail import Check, Trail, WideCheck, shown
@@ -58,6 +59,9 @@ def examine(
         prefixes: What the names of our triggers begin with.
         left_out: Audited tables that are not to be looked at.
 
+    Raises:
+        AuditError: The connection is in AUTOCOMMIT.
+
     Returns:
         Findings, sorted by severity, table and kind; none for a healthy database.
     """
@@ -88,6 +92,17 @@ def examined(
     left_out: Collection[Name] = (),
 ) -> Examination:
     """Return what ``examine`` returns, and of which tables; the arguments are the same."""
+    with pinned(connection):
+        return _examined(connection, specs, schemas, prefixes, left_out)
+
+
+def _examined(
+    connection: sa.Connection,
+    specs: Sequence[AuditSpec] | None,
+    schemas: Collection[str] | None,
+    prefixes: Collection[str] | None,
+    left_out: Collection[Name],
+) -> Examination:
     default_schema = connection.dialect.default_schema_name or "public"
     if specs is None:
         schemas = read_schemas(connection) if schemas is None else schemas

@@ -6,9 +6,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from alembic_audit.reading.history import free
+from alembic_audit.reading.qualified import catalog, compare, greatest_of, same_image
 from alembic_audit.reading.record import AuditRecord, class_of
 from alembic_audit.reading.trail import Trail, trail_of
-from alembic_audit.reading.types import same_image
 
 _T = TypeVar("_T")
 
@@ -38,7 +38,7 @@ def blame(source: Any, key: Any) -> Any:
     trail = trail_of(source)
     last = _last_set(trail, trail.key_values(key)).subquery()
     each = (
-        sa.func.unnest(
+        sa.func.unnest(  # of several arrays the grammar knows it, see qualified.py
             postgresql.array([sa.literal(name, sa.Text) for name in trail.recorded]),
             postgresql.array(list(last.c)),
         )
@@ -56,7 +56,7 @@ def blame(source: Any, key: Any) -> Any:
         sa.select(name.label(label), *shown)
         .select_from(last)
         .join(each, sa.true())
-        .join(audit, audit.c.audit_id == each.c.setter)
+        .join(audit, compare(audit.c.audit_id, "=", each.c.setter))
         .order_by(each.c.place)
     )
 
@@ -64,12 +64,12 @@ def blame(source: Any, key: Any) -> Any:
 def _last_set(trail: Trail, values: list[Any]) -> "sa.Select[Any]":
     """Return one row: for each column, the last record that gave it another value."""
     audit, ends, truncates = (trail.audit.alias() for _ in range(3))
-    deleted = sa.select(sa.func.max(ends.c.audit_id)).where(
-        trail.is_row(values, ends), ends.c.audit_operation == "D"
+    deleted = sa.select(greatest_of(ends.c.audit_id)).where(
+        trail.is_row(values, ends), compare(ends.c.audit_operation, "=", "D")
     )
-    emptied = sa.select(sa.func.max(truncates.c.audit_id)).where(trail.is_truncate(truncates))
+    emptied = sa.select(greatest_of(truncates.c.audit_id)).where(trail.is_truncate(truncates))
     order = audit.c.audit_id
-    first = sa.func.lag(order).over(order_by=order).is_(None)
+    first = catalog.lag(order).over(order_by=order).is_(None)
     setters = [
         sa.case(
             (
@@ -77,7 +77,7 @@ def _last_set(trail: Trail, values: list[Any]) -> "sa.Select[Any]":
                     first,
                     ~same_image(
                         trail.value(audit, stored),
-                        sa.func.lag(trail.value(audit, stored)).over(order_by=order),
+                        catalog.lag(trail.value(audit, stored)).over(order_by=order),
                     ),
                 ),
                 order,
@@ -89,9 +89,9 @@ def _last_set(trail: Trail, values: list[Any]) -> "sa.Select[Any]":
         sa.select(*setters)
         .where(
             trail.is_row(values, audit),
-            order > sa.func.coalesce(deleted.scalar_subquery(), 0),
-            order > sa.func.coalesce(emptied.scalar_subquery(), 0),
+            compare(order, ">", sa.func.coalesce(deleted.scalar_subquery(), 0)),
+            compare(order, ">", sa.func.coalesce(emptied.scalar_subquery(), 0)),
         )
         .subquery()
     )
-    return sa.select(*(sa.func.max(column).label(column.name) for column in life.c))
+    return sa.select(*(greatest_of(column).label(column.name) for column in life.c))

@@ -10,8 +10,8 @@ from sqlalchemy.types import UserDefinedType
 
 from alembic_audit.catalog.everything import read_everything
 from alembic_audit.errors import ReadingError
+from alembic_audit.reading.qualified import Text, TextArray, catalog
 from alembic_audit.reading.trail import Trail, check_readable
-from alembic_audit.reading.types import TextArray
 from alembic_audit.spec import (
     CHANGED_COLUMNS,
     OMITTED_COLUMNS,
@@ -44,6 +44,11 @@ class Textual(UserDefinedType[Any]):
         self.name = name
         self.as_json = as_json
 
+    @property
+    def is_of_catalog(self) -> bool:
+        """Whether it is a type of pg_catalog, as the commands see it with their search_path."""
+        return "." not in self.name
+
     def get_col_spec(self, **kw: Any) -> str:
         """Return the type's name."""
         return self.name
@@ -55,7 +60,7 @@ class Textual(UserDefinedType[Any]):
     def column_expression(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
         """Let the database write the text."""
         return sa.type_coerce(
-            sa.cast(sa.func.to_jsonb(column) if self.as_json else column, sa.Text), self
+            sa.cast(catalog.to_jsonb(column) if self.as_json else column, Text()), self
         )
 
     def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:

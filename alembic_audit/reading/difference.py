@@ -9,9 +9,10 @@ import sqlalchemy as sa
 from alembic_audit.errors import ReadingError
 from alembic_audit.reading.history import free
 from alembic_audit.reading.past import SOURCE_OPTION
+from alembic_audit.reading.qualified import compare, same_image
 from alembic_audit.reading.record import AuditRecord
 from alembic_audit.reading.trail import Trail, trail_of
-from alembic_audit.reading.types import names_where, same_image
+from alembic_audit.reading.types import names_where
 from alembic_audit.spec import CHANGED_COLUMNS, OMITTED_COLUMNS, OWN_COLUMNS
 from alembic_audit.tables import SPEC_KEY
 
@@ -104,7 +105,9 @@ def _selects(a: "sa.Select[Any]", b: "sa.Select[Any]") -> "sa.Select[Any]":
             sa.case((~sa.or_(gone, came), changed)).label(free("audit_changed", taken)),
         )
         .select_from(old)
-        .outerjoin(new, sa.and_(*(before[name] == after[name] for name in key)), full=True)
+        .outerjoin(
+            new, sa.and_(*(compare(before[name], "=", after[name]) for name in key)), full=True
+        )
         .where(sa.or_(gone, came, *different.values()))
     )
 

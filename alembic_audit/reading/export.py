@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from alembic_audit.errors import ReadingError, sqlstate
+from alembic_audit.reading.qualified import Text, catalog, compare
 from alembic_audit.reading.settled import bound, transaction_of
 from alembic_audit.reading.trail import Trail, dropped_values, trail_of
 
@@ -100,22 +101,27 @@ def _records(trail: Trail, after: tuple[int, int] | None) -> "sa.Select[Any]":
     known = [column.name for column in audit.columns]
     shown = sa.select(*(_value(column).label(column.name) for column in audit.columns))
     record = shown.correlate(audit).subquery("audit_record")
-    whole = sa.select(sa.cast(sa.func.pg_catalog.row_to_json(record.table_valued()), sa.Text))
+    whole = sa.select(sa.cast(catalog.row_to_json(record.table_valued()), Text()))
     transaction, number = transaction_of(audit), audit.c.audit_id
-    of_future = sa.case((transaction >= bound("xmax"), bound("xmax")))
+    of_future = sa.case((compare(transaction, ">=", bound("xmax")), bound("xmax")))
     statement = sa.select(
         of_future.label("of_future"),
         transaction,
         number,
         whole.correlate(audit).scalar_subquery(),
-        sa.cast(dropped_values(audit, known), sa.Text),
+        sa.cast(dropped_values(audit, known), Text()),
     )
-    wanted = transaction < bound("xmin")
+    wanted = compare(transaction, "<", bound("xmin"))
     if after is not None:
         position = sa.tuple_(*(sa.literal(one, sa.BigInteger) for one in after))
-        wanted = sa.and_(wanted, sa.tuple_(transaction, number) > position)
+        wanted = sa.and_(
+            wanted,
+            sa.tuple_(transaction, number).op("OPERATOR(pg_catalog.>)", is_comparison=True)(
+                position
+            ),
+        )
         if after[0]:  # an index finds the column by itself
-            statement = statement.where(audit.c.audit_transaction_id >= after[0])
+            statement = statement.where(compare(audit.c.audit_transaction_id, ">=", after[0]))
     return statement.where(sa.or_(wanted, of_future.is_not(None))).order_by(
         of_future.is_(None), transaction, number
     )
@@ -124,7 +130,7 @@ def _records(trail: Trail, after: tuple[int, int] | None) -> "sa.Select[Any]":
 def _value(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
     """Return a value as JSON has it, or else its text."""
     kept = (sa.Integer, sa.Boolean, sa.String, postgresql.JSONB)
-    return column if isinstance(column.type, kept) else sa.cast(column, sa.Text)
+    return column if isinstance(column.type, kept) else sa.cast(column, Text())
 
 
 def _check_cursor(
@@ -176,7 +182,7 @@ def _positions(after: str | None) -> dict[str, tuple[int, int]]:
 def _formats(connection: sa.Connection) -> Iterator[None]:
     """Set the formats of values, and put back those there were."""
     before = connection.execute(
-        sa.select(*(sa.func.current_setting(name).label(name) for name in FORMATS))
+        sa.select(*(catalog.current_setting(name).label(name) for name in FORMATS))
     ).one()
     driver: Any = connection.connection.dbapi_connection
     if driver.autocommit:
@@ -196,5 +202,5 @@ def _formats(connection: sa.Connection) -> Iterator[None]:
 
 def _set(connection: sa.Connection, formats: Mapping[str, str]) -> None:
     connection.execute(
-        sa.select(*(sa.func.set_config(name, value, True) for name, value in formats.items()))
+        sa.select(*(catalog.set_config(name, value, True) for name, value in formats.items()))
     ).all()

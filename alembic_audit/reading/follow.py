@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from alembic_audit.reading.qualified import compare, greatest_of
 from alembic_audit.reading.settled import bound, next_transaction, transaction_of
 from alembic_audit.reading.trail import Trail
 
@@ -38,7 +39,9 @@ class Follower:
         """Return the condition that a record was settled when the Follower was made."""
         transaction = transaction_of(trail.audit)
         # After a dump is restored in another server its numbers may be some of the future.
-        return sa.or_(transaction < self._end, transaction >= self._mark.following)
+        return sa.or_(
+            compare(transaction, "<", self._end), compare(transaction, ">=", self._mark.following)
+        )
 
     def look(self) -> list[tuple[Trail, sa.ColumnElement[bool]]]:
         """Return the trails with records that settled since, and the condition for these.
@@ -70,7 +73,9 @@ class Follower:
         audit = self._trails[number].audit
         transaction = transaction_of(audit)
         return sa.and_(
-            audit.c.audit_id > self._floors[number], transaction >= self._end, transaction < end
+            compare(audit.c.audit_id, ">", self._floors[number]),
+            compare(transaction, ">=", self._end),
+            compare(transaction, "<", end),
         )
 
     def _glance(self, end: int) -> tuple[_Mark, list[bool]]:
@@ -82,7 +87,7 @@ class Follower:
                 sa.select(
                     sa.literal(number).label("number"),
                     sa.func.coalesce(
-                        sa.select(sa.func.max(trail.audit.c.audit_id)).scalar_subquery(), 0
+                        sa.select(greatest_of(trail.audit.c.audit_id)).scalar_subquery(), 0
                     ),
                     sa.select(sa.literal(1)).where(self._is_new(number, end)).exists(),
                     next_transaction(),

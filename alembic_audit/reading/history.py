@@ -10,6 +10,7 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql.selectable import LateralFromClause, NamedFromClause
 
 from alembic_audit.errors import ReadingError
+from alembic_audit.reading.qualified import compare, is_any
 from alembic_audit.reading.record import AuditRecord, class_of
 from alembic_audit.reading.trail import Trail, dropped_values, trail_of
 from alembic_audit.spec import CHANGED_COLUMNS
@@ -59,7 +60,7 @@ def history(source: Any, key: Any, *, dropped: bool = False) -> Any:
     statement: sa.Select[Any] = _select(trail, source, before, dropped=dropped)
     return statement.where(
         sa.or_(trail.is_row(values, audit), trail.is_truncate(audit)),
-        sa.or_(audit.c.audit_operation != "T", before.exists),
+        sa.or_(compare(audit.c.audit_operation, "<>", "T"), before.exists),
     )
 
 
@@ -131,25 +132,30 @@ def changes(
     audit = trail.audit
     before = _before(
         trail,
-        lambda earlier: sa.and_(*(earlier.c[name] == audit.c[name] for name in trail.spec.key)),
+        lambda earlier: trail.is_same_row(earlier, audit),
     )
     statement: sa.Select[Any] = _select(trail, source, before, dropped=dropped)
     for name, value in _settings(trail, actor).items():
-        statement = statement.where(audit.c[name] == value)
+        statement = statement.where(compare(audit.c[name], "=", value))
     for moment in (since, until):
         if isinstance(moment, datetime) and moment.utcoffset() is None:
             raise ReadingError(f"{moment!r} has no time zone; write one, as tzinfo=timezone.utc")
     if since is not None:
-        statement = statement.where(audit.c.audit_operation_timestamp >= since)
+        statement = statement.where(compare(audit.c.audit_operation_timestamp, ">=", since))
     if until is not None:
-        statement = statement.where(audit.c.audit_operation_timestamp < until)
+        statement = statement.where(compare(audit.c.audit_operation_timestamp, "<", until))
     if transaction is not None:
-        statement = statement.where(audit.c.audit_transaction_id == transaction)
+        statement = statement.where(compare(audit.c.audit_transaction_id, "=", transaction))
     if operation is not None:
-        statement = statement.where(audit.c.audit_operation.in_(_letters(operation)))
+        statement = statement.where(
+            sa.or_(
+                sa.false(),
+                *(compare(audit.c.audit_operation, "=", one) for one in _letters(operation)),
+            )
+        )
     if column is not None:
         wanted = sa.literal(column_of(trail, column), sa.Text)
-        statement = statement.where(wanted == sa.any_(before.changed))
+        statement = statement.where(is_any(wanted, before.changed))
     return statement
 
 
@@ -168,8 +174,8 @@ class _Earlier:
             .select_from(between)
             .where(
                 trail.is_truncate(between),
-                between.c.audit_id > records.c.audit_id,
-                between.c.audit_id < audit.c.audit_id,
+                compare(between.c.audit_id, ">", records.c.audit_id),
+                compare(between.c.audit_id, "<", audit.c.audit_id),
             )
             .correlate(audit, records)
             .exists()
@@ -178,10 +184,12 @@ class _Earlier:
         self.exists = records.c.audit_id.is_not(None)
         # An INSERT begins a row, whatever was recorded under its key before.
         self.condition = sa.and_(
-            audit.c.audit_operation != "I", records.c.audit_operation != "D", ~emptied
+            compare(audit.c.audit_operation, "<>", "I"),
+            compare(records.c.audit_operation, "<>", "D"),
+            ~emptied,
         )
         computed = trail.changed(
-            audit, records, sa.and_(audit.c.audit_operation == "U", self.exists)
+            audit, records, sa.and_(compare(audit.c.audit_operation, "=", "U"), self.exists)
         )
         self.changed: sa.ColumnElement[Any] = computed
         if trail.spec.changed_columns:
@@ -194,7 +202,7 @@ def _before(
     earlier = trail.audit.alias()
     found = (
         sa.select(earlier)
-        .where(same_row(earlier), earlier.c.audit_id < trail.audit.c.audit_id)
+        .where(same_row(earlier), compare(earlier.c.audit_id, "<", trail.audit.c.audit_id))
         .order_by(earlier.c.audit_id.desc())
         .limit(1)
         .correlate(trail.audit)

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Mapper, aliased, defer
 
 from alembic_audit.errors import ReadingError
 from alembic_audit.reading.history import free
+from alembic_audit.reading.qualified import cast, compare, greatest_of
 from alembic_audit.reading.trail import Trail, When, dropped_values, trail_of, until
 from alembic_audit.spec import OPERATIONS
 
@@ -106,7 +107,7 @@ def _rows(trail: Trail, when: When, *, dropped: bool) -> sa.Subquery:
         known = [column.name for column in trail.audit.columns]
         extra.append(dropped_values(audit, known).label(_dropped(trail)))
     emptied = (
-        sa.select(sa.func.max(truncates.c.audit_id))
+        sa.select(greatest_of(truncates.c.audit_id))
         .where(trail.is_truncate(truncates), until(truncates, when))
         .scalar_subquery()
     )
@@ -121,14 +122,17 @@ def _rows(trail: Trail, when: When, *, dropped: bool) -> sa.Subquery:
     ]
     if trail.mapper is not None:
         lost = {column.name: column for column in trail.table.columns}
-        shown += [sa.cast(sa.null(), lost[name].type).label(name) for name in _lost(trail)]
+        shown += [cast(sa.null(), lost[name].type).label(name) for name in _lost(trail)]
     # By key and number: a filter on the key then narrows both sides.
-    same = [newest.c[name] == audit.c[name] for name in (*trail.spec.key, "audit_id")]
+    same = [compare(newest.c[name], "=", audit.c[name]) for name in (*trail.spec.key, "audit_id")]
     return (
         sa.select(*shown, *extra)
         .select_from(newest)
         .join(audit, sa.and_(*same))
-        .where(audit.c.audit_operation != "D", audit.c.audit_id > sa.func.coalesce(emptied, 0))
+        .where(
+            compare(audit.c.audit_operation, "<>", "D"),
+            compare(audit.c.audit_id, ">", sa.func.coalesce(emptied, 0)),
+        )
         .subquery()
     )
 
@@ -144,7 +148,7 @@ def _newest(trail: Trail, when: When) -> sa.Subquery:
     audit = trail.audit.alias()
     key = trail.key_of(audit)
     return (
-        sa.select(*key, sa.func.max(audit.c.audit_id).label("audit_id"))
+        sa.select(*key, greatest_of(audit.c.audit_id).label("audit_id"))
         .where(*(column.is_not(None) for column in key), until(audit, when))
         .group_by(*key)
         .subquery()

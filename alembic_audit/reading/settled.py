@@ -4,6 +4,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from alembic_audit.reading.qualified import Named, Text, calculate, catalog
+
 
 def transaction_of(audit: sa.Table) -> sa.ColumnElement[int]:
     """Return the number of a record's transaction."""
@@ -26,28 +28,18 @@ def next_transaction() -> sa.ColumnElement[int]:
     The snapshot's own ``xmax`` is none: transactions above it may have begun.
     """
     oldest = _bound("xmin")
-    xid = sa.cast(oldest, _Type("pg_catalog.xid"))
+    xid = sa.cast(oldest, Named("pg_catalog.xid"))
     # age() counts from the next number there is.
-    return _number(oldest) + sa.cast(sa.func.pg_catalog.age(xid), sa.BigInteger)
-
-
-class _Type(sa.types.UserDefinedType[Any]):
-    cache_ok = True
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def get_col_spec(self, **kw: Any) -> str:
-        return self.name
+    return calculate(_number(oldest), "+", sa.cast(catalog.age(xid), sa.BigInteger))
 
 
 def _bound(name: str) -> sa.ColumnElement[Any]:
-    found: sa.ColumnElement[Any] = getattr(sa.func, f"pg_snapshot_{name}")(
-        sa.func.pg_current_snapshot()
+    found: sa.ColumnElement[Any] = getattr(catalog, f"pg_snapshot_{name}")(
+        catalog.pg_current_snapshot()
     )
     return found
 
 
 def _number(transaction: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
     # There is no cast but by text.
-    return sa.cast(sa.cast(transaction, sa.Text), sa.BigInteger)
+    return sa.cast(sa.cast(transaction, Text()), sa.BigInteger)

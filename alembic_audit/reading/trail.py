@@ -12,7 +12,16 @@ from sqlalchemy.sql.selectable import NamedFromClause
 from sqlalchemy.types import TypeEngine
 
 from alembic_audit.errors import ReadingError
-from alembic_audit.reading.types import TextArray, names_where, reading_type, same_image
+from alembic_audit.reading.qualified import (
+    TextArray,
+    calculate,
+    catalog,
+    compare,
+    has_operators,
+    is_any,
+    same_image,
+)
+from alembic_audit.reading.types import names_where, reading_type
 from alembic_audit.spec import OMITTED_COLUMNS, AuditSpec, hash_column
 from alembic_audit.tables import SPEC_KEY, derive
 
@@ -103,16 +112,25 @@ class Trail:
         """Return the condition that a record is of the row with these key values."""
         return sa.and_(
             *(
-                records.c[name] == sa.literal(value, self.type_of(name))
+                compare(records.c[name], "=", sa.literal(value, self.type_of(name)))
                 for name, value in zip(self.spec.key, values, strict=True)
             )
         )
+
+    def is_same_row(self, one: NamedFromClause, other: NamedFromClause) -> sa.ColumnElement[bool]:
+        """Return the condition that two records have the same key; a TRUNCATE has none."""
+        conditions = []
+        for name in self.spec.key:
+            conditions.append(compare(one.c[name], "=", other.c[name]))
+            if not has_operators(one.c[name].type):
+                conditions.append(one.c[name].is_not(None))
+        return sa.and_(*conditions)
 
     def is_truncate(self, records: NamedFromClause) -> sa.ColumnElement[bool]:
         """Return the condition that a record is of a TRUNCATE; the index of the key finds it."""
         return sa.and_(
             *(column.is_(None) for column in self.key_of(records)),
-            records.c.audit_operation == "T",
+            compare(records.c.audit_operation, "=", "T"),
         )
 
     def attribute(self, name: str) -> str:
@@ -155,16 +173,16 @@ class Trail:
         earlier, emptied = self.audit.alias(), self.audit.alias()
         # What is before the end of an earlier row of the same key is not of this row.
         return (
-            sa.select(sa.case((earlier.c.audit_operation != "D", what(earlier))))
+            sa.select(sa.case((compare(earlier.c.audit_operation, "<>", "D"), what(earlier))))
             .where(
-                *(earlier.c[key] == records.c[key] for key in self.spec.key),
-                earlier.c.audit_id < records.c.audit_id,
-                sa.or_(earlier.c.audit_operation == "D", ~_is_omitted(earlier, name)),
+                self.is_same_row(earlier, records),
+                compare(earlier.c.audit_id, "<", records.c.audit_id),
+                sa.or_(compare(earlier.c.audit_operation, "=", "D"), ~_is_omitted(earlier, name)),
                 ~sa.select(sa.literal(1))
                 .where(
                     self.is_truncate(emptied),
-                    emptied.c.audit_id > earlier.c.audit_id,
-                    emptied.c.audit_id < records.c.audit_id,
+                    compare(emptied.c.audit_id, ">", earlier.c.audit_id),
+                    compare(emptied.c.audit_id, "<", records.c.audit_id),
                 )
                 .correlate_except(emptied)
                 .exists(),
@@ -231,14 +249,15 @@ def until(records: NamedFromClause, when: When) -> sa.ColumnElement[bool]:
         ReadingError: It is no moment, or a time without a zone.
     """
     if isinstance(when, AuditId):
-        return records.c.audit_id <= int(when.value)
+        return compare(records.c.audit_id, "<=", int(when.value))
     if isinstance(when, TransactionId):
         # Records that were taken over from another trail may have none; they are older.
-        return sa.func.coalesce(records.c.audit_transaction_id, 0) <= int(when.value)
+        number = sa.func.coalesce(records.c.audit_transaction_id, 0)
+        return compare(number, "<=", int(when.value))
     if isinstance(when, sa.ColumnElement):
-        return records.c.audit_operation_timestamp <= when
+        return compare(records.c.audit_operation_timestamp, "<=", when)
     if isinstance(when, datetime) and when.utcoffset() is not None:
-        return records.c.audit_operation_timestamp <= when
+        return compare(records.c.audit_operation_timestamp, "<=", when)
     if isinstance(when, datetime):
         raise ReadingError(f"{when!r} has no time zone; write one, as tzinfo=timezone.utc")
     raise ReadingError(
@@ -247,15 +266,15 @@ def until(records: NamedFromClause, when: When) -> sa.ColumnElement[bool]:
 
 
 def _is_omitted(records: NamedFromClause, name: str) -> sa.ColumnElement[bool]:
-    found = sa.literal(name, sa.Text) == sa.any_(records.c[OMITTED_COLUMNS])
+    found = is_any(sa.literal(name, sa.Text), records.c[OMITTED_COLUMNS])
     return sa.func.coalesce(found, sa.false())
 
 
 def dropped_values(records: NamedFromClause, known: Collection[str]) -> sa.ColumnElement[Any]:
     """Return what the columns of a record hold that the model does not know, as a JSON object."""
-    whole = sa.func.to_jsonb(records.table_valued())
+    whole = catalog.to_jsonb(records.table_valued())
     names = sa.cast(postgresql.array([sa.literal(name, sa.Text) for name in known]), TextArray)
-    return whole.op("-", return_type=postgresql.JSONB())(names)
+    return sa.type_coerce(calculate(whole, "-", names), postgresql.JSONB())
 
 
 def _table_of(source: Any) -> tuple[sa.Table, Mapper[Any] | None]:

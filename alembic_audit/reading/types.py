@@ -7,21 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeEngine
 
-TextArray = postgresql.ARRAY(sa.Text())
-
-
-class _Record(sa.types.UserDefinedType[Any]):
-    cache_ok = True
-
-    def get_col_spec(self, **kw: Any) -> str:
-        return "pg_catalog.record"
-
-
-def same_image(one: sa.ColumnElement[Any], other: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-    """Return whether two values are the same as they are stored; it exists for every type."""
-    return sa.cast(sa.func.row(one), _Record()).op("OPERATOR(pg_catalog.*=)", is_comparison=True)(
-        sa.cast(sa.func.row(other), _Record())
-    )
+from alembic_audit.reading.qualified import Text, TextArray, catalog
 
 
 def names_where(conditions: Mapping[str, sa.ColumnElement[bool]]) -> sa.ColumnElement[Any]:
@@ -29,8 +15,8 @@ def names_where(conditions: Mapping[str, sa.ColumnElement[bool]]) -> sa.ColumnEl
     names = [
         sa.case((condition, sa.literal(name, sa.Text))) for name, condition in conditions.items()
     ]
-    nothing = sa.cast(sa.null(), sa.Text)
-    return sa.func.array_remove(
+    nothing = sa.cast(sa.null(), Text())
+    return catalog.array_remove(
         sa.cast(postgresql.array(names), TextArray), nothing, type_=TextArray
     )
 

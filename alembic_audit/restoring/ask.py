@@ -10,6 +10,7 @@ from sqlalchemy.sql.selectable import NamedFromClause
 from alembic_audit.errors import RestoreError
 from alembic_audit.reading.history import column_of, free
 from alembic_audit.reading.past import replayable
+from alembic_audit.reading.qualified import catalog, compare, greatest_of
 from alembic_audit.reading.trail import Trail, TransactionId, When, trail_of, until
 from alembic_audit.restoring import rows
 from alembic_audit.restoring.plan import Restoration, planned
@@ -179,7 +180,7 @@ def _newest(run: Any, trail: Trail, key: Any) -> int:
     """Return the number of the last record of a row."""
     is_row = trail.is_row(trail.key_values(key), trail.audit)
     newest: int | None = run.execute(
-        sa.select(sa.func.max(trail.audit.c.audit_id)).where(is_row)
+        sa.select(greatest_of(trail.audit.c.audit_id)).where(is_row)
     ).scalar()
     if newest is None:
         raise RestoreError(f"nothing is recorded of {trail.table.fullname!r} with the key {key!r}")
@@ -226,7 +227,7 @@ def _target(run: Any, trail: Trail, key: Any, before: sa.ColumnElement[bool]) ->
                 "not say how the row was then"
             )
         return Target(anchor, None, 0)
-    truncated = sa.select(sa.func.max(order)).where(trail.is_truncate(audit), before)
+    truncated = sa.select(greatest_of(order)).where(trail.is_truncate(audit), before)
     is_gone = last.audit_operation == "D" or (run.execute(truncated).scalar() or 0) > last.audit_id
     return Target(anchor, None if is_gone else last.audit_id, last.audit_id)
 
@@ -239,10 +240,12 @@ def _touched(run: Any, trail: Trail, number: int) -> Iterable[Target]:
     mine = (
         sa.select(
             *key,
-            sa.func.min(audit.c.audit_id).label(began),
-            sa.func.max(audit.c.audit_id).label(ended),
+            catalog.min(audit.c.audit_id, type_=sa.BigInteger).label(began),
+            greatest_of(audit.c.audit_id).label(ended),
         )
-        .where(audit.c.audit_transaction_id == number, *(each.is_not(None) for each in key))
+        .where(
+            compare(audit.c.audit_transaction_id, "=", number), *(each.is_not(None) for each in key)
+        )
         .group_by(*key)
         .subquery()
     )
@@ -254,18 +257,18 @@ def _touched(run: Any, trail: Trail, number: int) -> Iterable[Target]:
             begin.label("first"),
             end.label("last"),
             first.c.audit_operation.label("began"),
-            sa.or_(last.c.audit_operation == "D", _is_emptied(trail, number, end, own=True)).label(
-                "ended"
-            ),
+            sa.or_(
+                compare(last.c.audit_operation, "=", "D"), _is_emptied(trail, number, end, own=True)
+            ).label("ended"),
             before.c.audit_id.label("before"),
         )
         .select_from(mine)
-        .join(first, first.c.audit_id == begin)
-        .join(last, last.c.audit_id == end)
+        .join(first, compare(first.c.audit_id, "=", begin))
+        .join(last, compare(last.c.audit_id, "=", end))
         .outerjoin(
             before,
             sa.and_(
-                before.c.audit_operation != "D",
+                compare(before.c.audit_operation, "<>", "D"),
                 ~_is_emptied(trail, number, before.c.audit_id, begin, own=False),
             ),
         )
@@ -286,36 +289,36 @@ def _emptied(run: Any, trail: Trail, number: int) -> Iterable[Target]:
     """Yield a target for each row that a TRUNCATE of a transaction removed, and nothing else."""
     audit, same, one = trail.audit, trail.audit.alias(), trail.audit.alias()
     begin = run.execute(
-        sa.select(sa.func.min(audit.c.audit_id)).where(
-            trail.is_truncate(audit), audit.c.audit_transaction_id == number
+        sa.select(catalog.min(audit.c.audit_id, type_=sa.BigInteger)).where(
+            trail.is_truncate(audit), compare(audit.c.audit_transaction_id, "=", number)
         )
     ).scalar()
     if begin is None:
         return
     emptied = (
-        sa.select(sa.func.coalesce(sa.func.max(one.c.audit_id), 0))
-        .where(trail.is_truncate(one), one.c.audit_id < begin)
+        sa.select(sa.func.coalesce(greatest_of(one.c.audit_id), 0))
+        .where(trail.is_truncate(one), compare(one.c.audit_id, "<", begin))
         .scalar_subquery()
     )
     key = trail.key_of(audit)
     newest = (
-        sa.select(*key, sa.func.max(audit.c.audit_id).label("audit_id"))
+        sa.select(*key, greatest_of(audit.c.audit_id).label("audit_id"))
         .where(
-            audit.c.audit_id < begin,
-            audit.c.audit_id > emptied,
+            compare(audit.c.audit_id, "<", begin),
+            compare(audit.c.audit_id, ">", emptied),
             *(each.is_not(None) for each in key),
         )
         .group_by(*key)
         .subquery()
     )
     touched = sa.select(sa.literal(1)).where(
-        is_same_row(trail, same, newest), same.c.audit_transaction_id == number
+        is_same_row(trail, same, newest), compare(same.c.audit_transaction_id, "=", number)
     )
     last = trail.audit.alias()
     gone = (
         sa.select(last.c.audit_id)
-        .join(newest, newest.c.audit_id == last.c.audit_id)
-        .where(last.c.audit_operation != "D", ~touched.exists())
+        .join(newest, compare(newest.c.audit_id, "=", last.c.audit_id))
+        .where(compare(last.c.audit_operation, "<>", "D"), ~touched.exists())
         .order_by(last.c.audit_id)
     )
     for audit_id in run.execute(gone).scalars():
@@ -326,7 +329,7 @@ def _last_before(trail: Trail, mine: NamedFromClause, begin: Any) -> Any:
     earlier = trail.audit.alias()
     return (
         sa.select(earlier)
-        .where(is_same_row(trail, earlier, mine), earlier.c.audit_id < begin)
+        .where(is_same_row(trail, earlier, mine), compare(earlier.c.audit_id, "<", begin))
         .order_by(earlier.c.audit_id.desc())
         .limit(1)
         .correlate(mine)
@@ -339,8 +342,12 @@ def _is_emptied(
 ) -> sa.ColumnElement[bool]:
     """Return whether a TRUNCATE, of the transaction or of others, came between two records."""
     audit = trail.audit.alias()
-    mine = audit.c.audit_transaction_id == number
-    conditions = [trail.is_truncate(audit), audit.c.audit_id > after, mine if own else ~mine]
+    mine = compare(audit.c.audit_transaction_id, "=", number)
+    conditions = [
+        trail.is_truncate(audit),
+        compare(audit.c.audit_id, ">", after),
+        mine if own else ~mine,
+    ]
     if before is not None:
-        conditions.append(audit.c.audit_id < before)
+        conditions.append(compare(audit.c.audit_id, "<", before))
     return sa.select(sa.literal(1)).where(*conditions).correlate_except(audit).exists()

@@ -5,6 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from alembic_audit.reading.qualified import compare
 from alembic_audit.reading.trail import Trail
 from alembic_audit.restoring import rows
 from alembic_audit.restoring.rows import Target
@@ -61,7 +62,9 @@ def _referring(
     child, live, anchor = reference.table.alias(), trail.table.alias(), trail.audit.alias()
     key = reference.table.primary_key.columns or reference.columns
     pairs = [
-        rows.bare(child, one.parent.name) == rows.bare(live, one.column.name)
+        compare(
+            rows.comparable(child, one.parent.name), "=", rows.comparable(live, one.column.name)
+        )
         for one in reference.elements
     ]
     shown = [rows.column(child, column.name) for column in key]

@@ -11,18 +11,26 @@ from sqlalchemy.sql.selectable import FromClause, NamedFromClause
 
 from alembic_audit.errors import RestoreError
 from alembic_audit.naming import qualify, quote
+from alembic_audit.reading.qualified import (
+    Numbers,
+    Text,
+    TextArray,
+    cast,
+    catalog,
+    compare,
+    has_operators,
+    is_any,
+    plain_type,
+    same_image,
+)
 from alembic_audit.reading.trail import Trail, dropped_values
-from alembic_audit.reading.types import TextArray, names_where, same_image
+from alembic_audit.reading.types import names_where
 
 BATCH = 10_000
 """How many rows are asked for at once."""
 
 WIDTH = 800
 """Of how many columns images are asked for at once; a SELECT list ends at 1664."""
-
-Numbers = postgresql.ARRAY(sa.BigInteger())
-
-_PG = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -124,7 +132,7 @@ def are_hidden(run: Any, table: sa.Table) -> bool:
     schema = named.get(table.schema, table.schema)
     # As SQLAlchemy writes it: without a schema the search_path decides.
     name = quote(table.name) if schema is None else qualify(schema, table.name)
-    active = sa.select(sa.func.pg_catalog.row_security_active(name))
+    active = sa.select(catalog.row_security_active(name))
     return bool(connection(run, table).scalar(active))
 
 
@@ -191,7 +199,7 @@ def _images(
     was = [_told(trail, then, name) for name in names]
     shown: list[sa.ColumnElement[Any]]
     if as_text:
-        shown = [sa.cast(value, sa.Text) for value in (*now, *was)]
+        shown = [sa.cast(value, Text()) for value in (*now, *was)]
     else:
         hashed = trail.spec.hash_columns
         typed = zip(was, names, strict=True)
@@ -253,6 +261,12 @@ def bare(table: FromClause, name: str) -> sa.ColumnElement[Any]:
     return sa.type_coerce(column(table, name), sa.types.NULLTYPE)
 
 
+def comparable(table: FromClause, name: str) -> sa.ColumnElement[Any]:
+    """Return a column for ``compare``: bare, where pg_catalog has the operators of its type."""
+    found = column(table, name)
+    return bare(table, name) if has_operators(found.type) else found
+
+
 def is_same(trail: Trail, live: FromClause, record: NamedFromClause) -> sa.ColumnElement[bool]:
     """Return whether a row of the table has the key of a record."""
     return sa.and_(*(_is_same_value(trail, live, record, name) for name in trail.spec.key))
@@ -261,25 +275,25 @@ def is_same(trail: Trail, live: FromClause, record: NamedFromClause) -> sa.Colum
 def _is_same_value(
     trail: Trail, live: FromClause, record: NamedFromClause, name: str
 ) -> sa.ColumnElement[bool]:
-    now, then = bare(live, name), restored(trail, record, name)
-    declared = _plain(column(live, name).type)
+    now, then = comparable(live, name), restored(trail, record, name)
+    declared = plain_type(column(live, name).type)
     if isinstance(declared, postgresql.DOMAIN) and _is_of_labels(declared):
         # The operator of enums takes no domain of one; an index of the column is used for all that.
-        return sa.cast(now, declared.data_type) == sa.cast(then, declared.data_type)
-    return now == then
+        return compare(sa.cast(now, declared.data_type), "=", sa.cast(then, declared.data_type))
+    return compare(now, "=", then)
 
 
 def is_same_row(
     trail: Trail, one: NamedFromClause, other: NamedFromClause
 ) -> sa.ColumnElement[bool]:
     """Return whether two records have the same key."""
-    return sa.and_(*(one.c[name] == other.c[name] for name in trail.spec.key))
+    return trail.is_same_row(one, other)
 
 
 def is_one_of(records: NamedFromClause, numbers: Sequence[int | None]) -> sa.ColumnElement[bool]:
     """Return whether a record is one of those with these numbers."""
     wanted = sa.cast(sa.literal(list(numbers), Numbers), Numbers)
-    return sa.and_(records.c.audit_id == sa.any_(wanted), _is_between(records, numbers))
+    return sa.and_(is_any(records.c.audit_id, wanted), _is_between(records, numbers))
 
 
 def _is_between(records: NamedFromClause, numbers: Iterable[int | None]) -> sa.ColumnElement[bool]:
@@ -292,7 +306,9 @@ def _is_between(records: NamedFromClause, numbers: Iterable[int | None]) -> sa.C
     if not known:
         return sa.false()
     first, last = (sa.literal(bound, sa.BigInteger) for bound in (min(known), max(known)))
-    return records.c.audit_id.between(first, last)
+    return sa.and_(
+        compare(records.c.audit_id, ">=", first), compare(records.c.audit_id, "<=", last)
+    )
 
 
 def restored(trail: Trail, record: NamedFromClause, name: str) -> sa.ColumnElement[Any]:
@@ -303,7 +319,7 @@ def restored(trail: Trail, record: NamedFromClause, name: str) -> sa.ColumnEleme
 def _told(trail: Trail, record: NamedFromClause, name: str) -> sa.ColumnElement[Any]:
     """Return what a record holds of a column; of one that is hashed that is NULL, or nothing."""
     if name in trail.spec.hash_columns:
-        return sa.cast(sa.null(), column(trail.table, name).type)
+        return cast(sa.null(), column(trail.table, name).type)
     return trail.value(record, name)
 
 
@@ -314,27 +330,19 @@ def _as_column(value: sa.ColumnElement[Any], declared: Any) -> sa.ColumnElement[
     """
     if _is_of_labels(declared):
         return sa.cast(value, declared)
-    if collation := getattr(_plain(declared), "collation", None):
+    if collation := getattr(plain_type(declared), "collation", None):
         return sa.collate(value, collation)
     return value
 
 
 def _is_of_labels(declared: Any) -> bool:
     """Return whether a type is a native enum, or an array or a domain of one."""
-    plain = _plain(declared)
+    plain = plain_type(declared)
     if isinstance(plain, sa.ARRAY):
         return _is_of_labels(plain.item_type)
     if isinstance(plain, postgresql.DOMAIN):
         return _is_of_labels(plain.data_type)
     return isinstance(plain, sa.Enum) and plain.native_enum
-
-
-def _plain(declared: Any) -> Any:
-    """Return what a type is on PostgreSQL, without its decorators."""
-    declared = declared._variant_mapping.get("postgresql", declared)
-    if isinstance(declared, sa.types.TypeDecorator):
-        return _plain(declared.load_dialect_impl(_PG))
-    return declared
 
 
 class _Asked:
@@ -353,7 +361,7 @@ class _Asked:
         }
         lists = [sa.cast(sa.literal(some, Numbers), Numbers) for some in self.numbers.values()]
         self.targets: Any = (
-            sa.func.unnest(*lists)
+            sa.func.unnest(*lists)  # of several arrays the grammar knows it, see qualified.py
             .table_valued(*self.numbers, with_ordinality="place", name="asked")
             .render_derived()
         )
@@ -368,7 +376,8 @@ class _Asked:
     def is_at(self, name: str, record: NamedFromClause) -> sa.ColumnElement[bool]:
         """Return whether a record is the one that a target names."""
         return sa.and_(
-            record.c.audit_id == self.targets.c[name], _is_between(record, self.numbers[name])
+            compare(record.c.audit_id, "=", self.targets.c[name]),
+            _is_between(record, self.numbers[name]),
         )
 
 
@@ -395,16 +404,16 @@ def _states(asked: _Asked, newest: Any) -> "sa.Select[Any]":
         .limit(1)
         .subquery("audit_emptied")
     )
-    is_emptied = sa.func.coalesce(emptied.c.audit_id > newest.c.audit_id, sa.false())
-    here = sa.func.pg_catalog.txid_current()
+    is_emptied = sa.func.coalesce(compare(emptied.c.audit_id, ">", newest.c.audit_id), sa.false())
+    here = catalog.txid_current()
     return (
         sa.select(
             sa.func.greatest(newest.c.audit_id, emptied.c.audit_id).label("newest"),
             sa.case(
-                (is_emptied, emptied.c.audit_transaction_id == here),
-                else_=newest.c.audit_transaction_id == here,
+                (is_emptied, compare(emptied.c.audit_transaction_id, "=", here)),
+                else_=compare(newest.c.audit_transaction_id, "=", here),
             ).label("own"),
-            sa.and_(newest.c.audit_operation != "D", ~is_emptied).label("recorded"),
+            sa.and_(compare(newest.c.audit_operation, "<>", "D"), ~is_emptied).label("recorded"),
             bare(asked.live, asked.trail.spec.key[0]).is_not(None).label("there"),
         )
         .select_from(asked.rows.join(newest, sa.true()).outerjoin(emptied, sa.true()))
@@ -418,8 +427,8 @@ def _compared(trail: Trail, targets: Sequence[Target]) -> "sa.Select[Any]":
     newest, then, left, since = _newest(asked), audit.alias(), audit.alias(), audit.alias()
     number = since.c.audit_id
     later_records = (
-        sa.select(sa.func.array_agg(postgresql.aggregate_order_by(number, number)))
-        .where(is_same_row(trail, since, asked.anchor), number > asked.targets.c.since)
+        sa.select(catalog.array_agg(postgresql.aggregate_order_by(number, number)))
+        .where(is_same_row(trail, since, asked.anchor), compare(number, ">", asked.targets.c.since))
         .correlate(asked.anchor, asked.targets)
         .scalar_subquery()
     )
@@ -442,7 +451,7 @@ def _compared(trail: Trail, targets: Sequence[Target]) -> "sa.Select[Any]":
             (names_where(sparse) if sparse else sa.cast(sa.null(), TextArray)).label("untold"),
             names_where({name: value.is_(None) for name, value in was.items()}).label("nulls"),
             later_records.label("since"),
-            sa.func.nullif(former, sa.literal({}, former.type), type_=former.type).label("former"),
+            former.label("former"),
             *key,
         )
         .outerjoin(then, asked.is_at("then", then))
@@ -461,7 +470,7 @@ def _recorded(trail: Trail, record: NamedFromClause) -> Image:
 def _present(trail: Trail, live: FromClause) -> Image:
     """Return what a record of the row as it is would hold."""
     return {
-        name: sa.cast(column(live, name), trail.audit.c[stored].type)
+        name: cast(column(live, name), trail.audit.c[stored].type)
         if name == stored
         else _hash(bare(live, name))
         for name, stored in trail.recorded.items()
@@ -469,7 +478,8 @@ def _present(trail: Trail, live: FromClause) -> Image:
 
 
 def _hash(value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    digest = sa.func.pg_catalog.sha256(sa.func.pg_catalog.record_send(sa.func.row(value)))
+    digest = catalog.sha256(catalog.record_send(sa.func.row(value)))
+    # Of a bare NULL the grammar makes IS NOT NULL; of a row that would ask for each field.
     return sa.case((value.is_distinct_from(sa.null()), digest))
 
 
