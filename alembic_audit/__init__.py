@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from alembic_audit.reading.blame import blame
     from alembic_audit.reading.difference import Change, diff
+    from alembic_audit.reading.entity import PastEntityError
     from alembic_audit.reading.history import changes, history
     from alembic_audit.reading.past import as_of, past
     from alembic_audit.reading.record import AuditRecord, audit_class
@@ -54,6 +55,7 @@ __all__ = [
     "Change",
     "ContextError",
     "DeclarationError",
+    "PastEntityError",
     "ReadingError",
     "Restoration",
     "RestoreError",
@@ -105,6 +107,7 @@ _MODULES = {
     "blame": "reading.blame",
     "Change": "reading.difference",
     "diff": "reading.difference",
+    "PastEntityError": "reading.entity",
     "changes": "reading.history",
     "history": "reading.history",
     "as_of": "reading.past",

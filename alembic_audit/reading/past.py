@@ -3,9 +3,9 @@
 from typing import Any, Literal, TypeVar, overload
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapper, aliased, defer
 
 from alembic_audit.errors import ReadingError
+from alembic_audit.reading.entity import past_alias
 from alembic_audit.reading.history import free
 from alembic_audit.reading.qualified import cast, compare, greatest_of
 from alembic_audit.reading.trail import Trail, When, dropped_values, trail_of, until
@@ -38,8 +38,8 @@ def as_of(source: Any, when: When, *, dropped: bool = False) -> Any:
         dropped: Also return a JSON object of the columns that the model does not have any more.
 
     Returns:
-        For a class, entities of it, under an identity of their own, so that they are not mistaken
-        for the rows of today in the same session. For a Table its columns.
+        For a class, entities of it that belong to no session; whatever would load, refresh or
+        write today's row by one raises a ``PastEntityError``. For a Table its columns.
 
     Raises:
         ReadingError: The trail cannot be read or replayed, or *when* is no moment.
@@ -50,13 +50,9 @@ def as_of(source: Any, when: When, *, dropped: bool = False) -> Any:
     if trail.mapper is None:
         statement = sa.select(rows)
     else:
-        entity = _entity(trail, rows)
-        statement = sa.select(entity).execution_options(identity_token=f"as of {when!r}")
+        statement = sa.select(past_alias(trail, rows))
         if dropped:
             statement = statement.add_columns(rows.c[_dropped(trail)].label("dropped"))
-        for name in _lost(trail):
-            lost = getattr(entity, trail.attribute(name))
-            statement = statement.options(defer(lost, raiseload=True))
     return statement.execution_options(**{SOURCE_OPTION: source})
 
 
@@ -67,8 +63,9 @@ def past(source: type[_T], when: When) -> type[_T]: ...
 def past(source: Any, when: When) -> Any:
     """Return what ``as_of`` selects from, to be joined: an alias of the class, or a Subquery.
 
-    Columns of which nothing or a hash is stored are NULL. Executed by a role that may not read the
-    audit table, it raises the error of the server.
+    An alias that is selected gives entities of the past, as ``as_of`` does, also beside those of
+    today. Columns of which nothing or a hash is stored are NULL. Executed by a role that may not
+    read the audit table, it raises the error of the server.
 
     Args:
         source: An audited class or Table.
@@ -79,7 +76,7 @@ def past(source: Any, when: When) -> Any:
     """
     trail = replayable(source)
     rows = _rows(trail, when, dropped=False)
-    return rows if trail.mapper is None else _entity(trail, rows)
+    return rows if trail.mapper is None else past_alias(trail, rows)
 
 
 def replayable(source: Any) -> Trail:
@@ -162,16 +159,6 @@ def _is_exact(trail: Trail, name: str) -> bool:
     """
     exact = (sa.Integer, sa.Uuid, sa.Date)
     return name in trail.spec.key and isinstance(trail.audit.c[name].type, exact)
-
-
-def _entity(trail: Trail, rows: sa.Subquery) -> Any:
-    mapper = trail.mapper
-    assert isinstance(mapper, Mapper)
-    if mapper.persist_selectable is not trail.table:
-        raise ReadingError(
-            f"{mapper.class_.__name__} is mapped to more than one table; ask each Table by itself"
-        )
-    return aliased(mapper.class_, rows, adapt_on_names=True)
 
 
 def _lost(trail: Trail) -> list[str]:
