@@ -72,8 +72,9 @@ def check_trails(context: EnvironmentContext | Any) -> None:
     """Fail a migration after which an audited table could not be written to.
 
     A hand-written ``op.drop_column``, ``op.alter_column(new_column_name=...)`` or
-    ``op.rename_table`` leaves an audit trigger that needs what is gone. This line in ``env.py``
-    notices, while everything can still be rolled back; ``run_migrations`` includes it::
+    ``op.rename_table`` leaves an audit trigger that needs what is gone, and
+    ``op.alter_column(type_=...)`` values that the audit column cannot hold. This line in
+    ``env.py`` notices, while everything can still be rolled back; ``run_migrations`` includes it::
 
         with context.begin_transaction():
             context.run_migrations()

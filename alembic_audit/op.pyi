@@ -160,8 +160,8 @@ def alter_audit_column(
     column_name: str,
     *,
     schema: str | None = None,
-    existing_type: TypeEngine[Any] | None = None,
-    type_: TypeEngine[Any] | None = None,
+    existing_type: TypeEngine[Any] | type[TypeEngine[Any]] | None = None,
+    type_: TypeEngine[Any] | type[TypeEngine[Any]] | None = None,
     nullable: bool | None = None,
     new_column_name: str | None = None,
 ) -> None: ...

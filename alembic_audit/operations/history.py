@@ -7,12 +7,14 @@ from typing import Any
 import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
 from alembic.operations import Operations, ops
 from alembic.operations.ops import MigrateOperation
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import TypeEngine, to_instance
 
 from alembic_audit import naming, retype
 from alembic_audit.errors import SpecError
 from alembic_audit.operations.base import AuditOperation
 from alembic_audit.operations.trail import nothing
+
+_Type = TypeEngine[Any] | type[TypeEngine[Any]]
 
 
 class CreateAuditTableOp(ops.CreateTableOp):
@@ -168,8 +170,8 @@ class AlterAuditColumnOp(AuditOperation):
         column_name: str,
         *,
         schema: str | None = None,
-        existing_type: TypeEngine[Any] | None = None,
-        type_: TypeEngine[Any] | None = None,
+        existing_type: _Type | None = None,
+        type_: _Type | None = None,
         nullable: bool | None = None,
         new_column_name: str | None = None,
     ) -> None:
@@ -182,8 +184,9 @@ class AlterAuditColumnOp(AuditOperation):
         self.table_name = naming.check_identifier(table_name, "the audit table")
         self.column_name = naming.check_identifier(column_name, "the column")
         self.schema = schema
-        self.existing_type = existing_type
-        self.type_ = type_
+        # A class will do, as in op.alter_column.
+        self.existing_type = None if existing_type is None else to_instance(existing_type)
+        self.type_ = None if type_ is None else to_instance(type_)
         self.nullable = nullable
         self.new_column_name = new_column_name
         if new_column_name is not None:
@@ -197,8 +200,8 @@ class AlterAuditColumnOp(AuditOperation):
         column_name: str,
         *,
         schema: str | None = None,
-        existing_type: TypeEngine[Any] | None = None,
-        type_: TypeEngine[Any] | None = None,
+        existing_type: _Type | None = None,
+        type_: _Type | None = None,
         nullable: bool | None = None,
         new_column_name: str | None = None,
     ) -> None:

@@ -2,6 +2,7 @@
 
 from alembic_audit.naming import literal
 from alembic_audit.spec import CURRENT_VERSION, HEADER
+from alembic_audit.sql.compare_types import compare_types
 from alembic_audit.sql.text import GUARD_TYPE, do_block
 
 _RENAME_TABLE = "rename it by op.rename_audited_table"
@@ -32,6 +33,8 @@ def broken_trails(default_schema: str) -> str:
             "  named pg_catalog.text;",
             "  written pg_catalog.text[];",
             "  missing pg_catalog.text;",
+            "  differing pg_catalog.text[];",
+            "  remedies pg_catalog.text[];",
             "BEGIN",
             "  FOR item IN",
             "    SELECT n.nspname, p.proname, c.oid AS source, c.relname, s.nspname AS schema,",
@@ -168,9 +171,25 @@ def broken_trails(default_schema: str) -> str:
                 _DROP_NOT_NULL,
             ),
             "    END IF;",
+            *compare_types(default_schema),
             "  END LOOP;",
+            "  IF differing IS NOT NULL THEN",
+            "    RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',",
+            f"      MESSAGE = {_joined('differing')},",
+            "      HINT = pg_catalog.concat('Writes to the table would fail; change the audit '",
+            f"        'column too: ', {_joined('remedies')}, '; the types are those '",
+            "        'of op.alter_column. alembic revision --autogenerate writes both.');",
+            "  END IF;",
             "END",
         ]
+    )
+
+
+def _joined(array: str) -> str:
+    """The elements of an array of text, once each: a table has several triggers."""
+    return (
+        "(SELECT pg_catalog.string_agg(DISTINCT one, '; ' ORDER BY one) FROM "
+        f"pg_catalog.unnest({array}) AS one)"
     )
 
 
