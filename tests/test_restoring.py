@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, declared_attr, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from alembic_audit import (
     AuditId,
@@ -968,17 +968,18 @@ class Person(Base):
     kind: Mapped[str]
     name: Mapped[str]
 
-    @declared_attr.directive
-    def __mapper_args__(cls) -> dict[str, Any]:
-        return {"polymorphic_on": "kind", "polymorphic_identity": cls.__name__.lower()}
+    __mapper_args__: Any = {"polymorphic_on": "kind", "polymorphic_identity": "person"}  # noqa: RUF012
 
 
 class Clerk(Person):
     """Single-table inheritance: it has no table of its own."""
 
+    __mapper_args__: Any = {"polymorphic_identity": "clerk"}  # noqa: RUF012
+
 
 class Manager(Person):
     __tablename__ = "manager"
+    __mapper_args__: Any = {"polymorphic_identity": "manager"}  # noqa: RUF012
 
     id: Mapped[int] = mapped_column(sa.ForeignKey("person.id"), primary_key=True)
     level: Mapped[int]
