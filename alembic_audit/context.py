@@ -2,8 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping
+from contextlib import _GeneratorContextManagerBase, contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
@@ -108,24 +108,69 @@ class audit_context:
         self.__exit__(kind, error, traceback)
 
     def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
-        """Return *function* so that it runs in this context."""
-        if inspect.isasyncgenfunction(function):
+        """Let *function* run in this context.
+
+        A generator, coroutine or asynchronous generator that it returns runs in the context too,
+        and so does a callable object whose ``__call__`` is one. Anything else that works later,
+        such as a context manager, an iterator or a future, works outside.
+
+        Raises:
+            TypeError: It is a class, or nothing that can be called.
+        """
+        return cast("Callable[_P, _R]", self._decorated(function))
+
+    def _decorated(self, function: Any) -> Any:
+        if isinstance(function, (classmethod, staticmethod)):
+            return type(function)(self(function.__func__))
+        if inspect.isclass(function) or not callable(function):
+            raise TypeError(
+                f"audit_context cannot decorate {function!r}: decorate the function or method that "
+                "works, or enter the context by `with`"
+            )
+        # What says of a callable object what a call gives is its class.
+        called = function
+        if not (inspect.isroutine(function) or isinstance(function, functools.partial)):
+            called = type(function).__call__
+        if inspect.isasyncgenfunction(called):
             made: Any = self._async_generator(function)
-        elif inspect.isgeneratorfunction(function):
+        elif inspect.isgeneratorfunction(called):
             made = self._generator(function)
-        elif inspect.iscoroutinefunction(function):
+        elif inspect.iscoroutinefunction(called):
 
             async def made(*args: Any, **kwargs: Any) -> Any:
                 with self:
-                    return await function(*args, **kwargs)
+                    result = await function(*args, **kwargs)
+                return self._later(result, function)
 
         else:
 
             def made(*args: Any, **kwargs: Any) -> Any:
                 with self:
-                    return function(*args, **kwargs)
+                    result = function(*args, **kwargs)
+                return self._later(result, function)
 
-        return cast("Callable[_P, _R]", functools.wraps(function)(made))
+        return functools.wraps(function)(made)
+
+    def _later(self, result: Any, function: Any) -> Any:
+        """Let what a function returned, and what works only later, work in this context."""
+        if isinstance(result, _GeneratorContextManagerBase):
+            raise ContextError(
+                f"{function!r} returns a context manager, which would work outside the "
+                "audit_context around the function: write @audit_context below @contextmanager, or "
+                "enter it inside the function, around the `yield` where the caller works"
+            )
+        if isinstance(result, AsyncGenerator):
+            return self._async_generator(lambda: result)()
+        if isinstance(result, Generator):
+            return self._generator(lambda: result)()
+        # Some clients return a coroutine that can be entered as well.
+        if isinstance(result, Coroutine) and not hasattr(result, "__aenter__"):
+            return self._coroutine(result)
+        return result
+
+    async def _coroutine(self, steps: Coroutine[Any, Any, Any]) -> Any:
+        with self:
+            return await steps
 
     # A generator shares the context of whoever asks it for the next item, so it is in ours for the
     # length of each step and never while it waits.

@@ -71,9 +71,19 @@ class AuditWSGIMiddleware:
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Handle one request."""
         context = audit_context(**{name: get(environ) for name, get in self.settings.items()})
+        wrapper = environ.get("wsgi.file_wrapper")
+        files: list[Any] = []
+        if wrapper is not None and not isinstance(wrapper, type):  # a function, in uWSGI
+
+            def wrap_file(*arguments: Any) -> Any:
+                files.append(wrapper(*arguments))
+                return files[-1]
+
+            environ["wsgi.file_wrapper"] = wrap_file
         with context:
             body = self.app(environ, start_response)
-        if isinstance(body, (list, tuple, environ.get("wsgi.file_wrapper", list))):
+        known = (list, tuple, wrapper) if isinstance(wrapper, type) else (list, tuple)
+        if isinstance(body, known) or any(body is file for file in files):
             return body  # nothing of the application runs any more, and servers know these
         return _Body(body, context)
 

@@ -5,6 +5,7 @@ of them, and gone when the transaction ends.
 """
 
 import dataclasses
+import itertools
 import re
 import weakref
 from collections.abc import Awaitable, Iterable, Mapping
@@ -35,41 +36,56 @@ KEY = "alembic_audit"
 _START = r"(?:\s|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)*"
 _CONTROL = re.compile(
     _START
-    + r"""(?:(?P<gone>ROLLBACK|ABORT|COMMIT|END|RESET|DISCARD)|(?P<begun>BEGIN|START)
-        |RELEASE|PREPARE|SET|SHOW|LOCK)\b""",
+    + r"""(?:(?P<gone>ROLLBACK|ABORT|COMMIT|END|DISCARD|PREPARE\s+TRANSACTION
+            |RESET\s+(?:ALL\b|"?audit\b))
+        |(?P<begun>BEGIN|START)
+        |(?P<first>LOCK|SET\s+(?:LOCAL\s+|SESSION\s+)?TRANSACTION)
+        |RELEASE|PREPARE|RESET|SET|SHOW)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
 """Statements that nothing is sent before; after those that are *gone*, what was sent may be, too.
 
-A transaction's SET TRANSACTION, and the LOCK TABLE of a REPEATABLE READ one, come before any query.
+A transaction's SET TRANSACTION, and the LOCK TABLE of a REPEATABLE READ one, come *first*.
 """
 _END = re.compile(
-    _START + r"(?:ROLLBACK|ABORT|COMMIT|END)\b(?!.*\b(?:TO|CHAIN|PREPARED)\b)",
+    _START
+    + r"(?:(?:ROLLBACK|ABORT|COMMIT|END)\b(?!.*\b(?:TO|CHAIN|PREPARED)\b)|PREPARE\s+TRANSACTION\b)",
     re.IGNORECASE | re.DOTALL,
 )
 """Statements after which psycopg2 and asyncpg, which did not see them, begin no transaction."""
 
+_TOKEN = re.compile(
+    r"""--[^\n]*|/\*|(?<!\w)[Ee]'(?:[^'\\]|\\.|'')*'|'[^']*'|"[^"]*"
+        |(?<![\w$])(\$(?:[^\W\d]\w*)?\$).*?\1|;""",
+    re.VERBOSE | re.DOTALL,
+)
+"""A semicolon, and what may hold one that ends no statement."""
+_COMMENT = re.compile(r"/\*|\*/")
+_BODY = re.compile(r"\s*CREATE\b.*\bBEGIN\s+ATOMIC\b(?!\s+END\b)", re.IGNORECASE | re.DOTALL)
+_BODY_END = re.compile(r"\s*END\b", re.IGNORECASE)
+
 _READ = re.compile(r"\s*(?:SELECT|WITH|TABLE|VALUES|FETCH|SAVEPOINT)\b", re.IGNORECASE)
 _WRITE = re.compile(r"\b(?:INSERT|UPDATE|DELETE|MERGE|INTO)\b|--|/\*|;", re.IGNORECASE)
 _NAME = r"[^\x00-#%-/:-@\[-^`{-\x7f]"  # a letter of any script, a digit, _ or $
-_CALL = re.compile(rf"(?:(?<!{_NAME})({_NAME}+)|\")\s*\(")
-"""What stands before a parenthesis: a name, or nothing for a quoted one."""
-_KEYWORDS = """
-    all and any array as between by case cast distinct else except exists filter from having in
-    intersect is join lateral like limit not offset on or over select some then union using values
-    when where with
+_CALL = re.compile(rf"(?:(?<!{_NAME})({_NAME}+)|\")\s*\((\s*\*?\s*\))?")
+"""What stands before a parenthesis, a name or nothing for a quoted one; `*)` or `)` after it."""
+_GRAMMAR = """
+    all and any array as between bit case cast char coalesce decimal distinct else except exists
+    extract from greatest having in intersect interval lateral least limit not nullif numeric offset
+    on or row select some then time timestamp trim union using values varchar when where with
 """
-_FUNCTIONS = """
-    abs array_agg avg bool_and bool_or char_length coalesce concat count current_setting date_part
-    date_trunc extract greatest jsonb_agg least length lower max min now nullif rank row row_number
-    string_agg substring sum to_char trim unnest upper
+_HARMLESS = frozenset(_GRAMMAR.split())
+"""Words that PostgreSQL's grammar lets no function be called by, unless it is quoted.
+
+Of a function that is called by name nobody knows which one it is. An overload for the type of the
+arguments, anywhere on the search_path, goes before PostgreSQL's own `lower(text)`.
 """
-_TYPES = "bit char decimal interval numeric time timestamp varchar"
-_HARMLESS = frozenset(f"{_KEYWORDS} {_FUNCTIONS} {_TYPES}".split())
+_HARMLESS_WITHOUT_ARGUMENTS = frozenset({"count", "now"})
+"""Without arguments there is no better match than PostgreSQL's own, which is found first."""
 _DML = re.compile(
     _START
-    + r"""(?:INSERT|UPDATE|DELETE|MERGE|COPY|TRUNCATE|CALL|DO
-        |WITH\b.*\b(?:INSERT|UPDATE|DELETE|MERGE))\b""",
+    + r"""(?:INSERT|UPDATE|DELETE|MERGE|COPY|TRUNCATE|CALL|DO|EXECUTE
+        |(?:WITH|EXPLAIN\b.*\bANALY[SZ]E)\b.*\b(?:INSERT|UPDATE|DELETE|MERGE|EXECUTE))\b""",
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
 
@@ -281,15 +297,21 @@ def instrument(
 
     It is sent before the first statement of a transaction, and again before the next one whenever
     the context is another, or a savepoint was rolled back. A transaction in no context sends
-    nothing. Where each statement is a transaction, as in AUTOCOMMIT, a write inside a context is
-    refused. What goes to the driver without SQLAlchemy's Connection.execute(), such as COPY by a
-    raw cursor, is not seen. Enrolling again replaces how; a database that is not PostgreSQL is sent
-    nothing.
+    nothing. Enrolling again replaces how; a database that is not PostgreSQL is sent nothing.
+
+    Where each statement is a transaction, as in AUTOCOMMIT, a write inside a context is refused, as
+    is a text of several statements that ends the transaction, or takes the values back, before it
+    writes. A SELECT in AUTOCOMMIT goes on: a function that it calls may write without values.
+
+    A statement that reaches the driver by another way than SQLAlchemy's Connection.execute(), such
+    as COPY by a raw cursor, is not seen. Call set_session_vars(connection, ...) before it, or
+    execute any write first.
 
     Args:
         target: An Engine, AsyncEngine, or a sessionmaker, which stands for its engines.
-        lazy: Wait for the first statement that may write: everything but a plain read. A function
-            that is not known to be harmless may write; into views nobody looks.
+        lazy: Wait for the first statement that may write: everything but a read whose text calls
+            no function by its name. A function that a view, operator, cast or policy calls is not
+            in the text: leave `lazy` off where one of those writes to an audited table.
         metadata: Declarations to check names and values against before they are sent.
 
     Raises:
@@ -337,18 +359,88 @@ def _before(
         return
     now = context.current()
     sent = _known(connection)
-    if control := _CONTROL.match(statement):
-        _note(connection, statement, control)
+    parts = _statements(statement) if ";" in statement or "/*" in statement else [statement]
+    if len(parts) > 1:
+        _before_several(connection, parts, now, sent)
+        return
+    if control := _CONTROL.match("".join(parts)):
+        _note(connection, "".join(parts), control)
         return
     if sent.context is now and not sent.stale if sent is not None else not now:
         return
     if _is_over(connection, sent):
-        _refuse_write(statement, now)
+        _refuse_write(parts, now)
         return
     enrolled = _enrolment(connection)
     if enrolled.lazy and _only_reads(statement):
         return
     _bring(connection, _sent(connection), values.texts(now, enrolled.metadata), now)
+
+
+def _before_several(
+    connection: sa.Connection, parts: list[str], now: Mapping[str, Any], sent: _Sent | None
+) -> None:
+    """Do for a text of several statements what `_before` does for one, or refuse the text.
+
+    Nothing can be sent between them, so the values go before the first one.
+    """
+    controls = [_CONTROL.match(part) for part in parts]
+    if _is_over(connection, sent):
+        _refuse_write(parts, now)
+    elif now or (sent is not None and sent.server):
+        gone = next((at for at, found in enumerate(controls) if found and found["gone"]), None)
+        if gone is not None and any(map(_may_write, parts[gone + 1 :])):
+            raise ContextError(
+                f"{_brief(parts[gone])} comes before a write in one text, and would take the "
+                "values along that this transaction was given; execute the statements one by one"
+            )
+        if not all(controls) and (sent is None or sent.context is not now or sent.stale):
+            leading = itertools.takewhile(bool, controls)
+            if first := next((found for found in leading if found and found["first"]), None):
+                raise ContextError(
+                    f"{_brief(first.string)} must come first in its transaction, and the values of "
+                    f"this audit_context, {', '.join(sorted(now))}, before the statements that "
+                    "follow it in the same text; execute the statements one by one"
+                )
+            texts = values.texts(now, _enrolment(connection).metadata)
+            _bring(connection, _sent(connection), texts, now)
+    for part, control in zip(parts, controls, strict=True):
+        if control:
+            _note(connection, part, control)
+
+
+def _statements(text: str) -> list[str]:
+    """Split a text at the semicolons that end statements; comments and literals are left out."""
+    clauses = [""]
+    at = 0
+    while token := _TOKEN.search(text, at):
+        clauses[-1] += text[at : token.start()]
+        at = token.end()
+        if token[0] == "/*":
+            depth = 1  # comments nest
+            while depth and (mark := _COMMENT.search(text, at)):
+                depth += 1 if mark[0] == "/*" else -1
+                at = mark.end()
+        if token[0] == ";":
+            clauses.append("")
+        else:
+            kinds = {'"': token[0], "-": " ", "/": " "}
+            clauses[-1] += kinds.get(token[0][0], "''")
+    clauses[-1] += text[at:]
+    statements: list[str] = []
+    is_body = False
+    for clause in clauses:
+        if is_body:  # of a function: CREATE FUNCTION ... BEGIN ATOMIC ...; ...; END
+            is_body = _BODY_END.match(clause) is None
+        elif clause.strip():
+            statements.append(clause.strip())
+            is_body = _BODY.match(clause) is not None
+    return statements
+
+
+def _brief(statement: str) -> str:
+    words = " ".join(statement.split())
+    return words if len(words) <= 40 else f"{words[:40]}..."
 
 
 def _note(connection: sa.Connection, statement: str, control: "re.Match[str]") -> None:
@@ -381,8 +473,8 @@ def _bring(
             raise
 
 
-def _refuse_write(statement: str, now: Mapping[str, Any]) -> None:
-    if now and _DML.match(statement):
+def _refuse_write(parts: Iterable[str], now: Mapping[str, Any]) -> None:
+    if now and any(map(_DML.match, parts)):
         raise ContextError(
             f"a write in AUTOCOMMIT, or after COMMIT as text, inside an audit_context of "
             f"{', '.join(sorted(now))}: the values would be gone before it; use another "
@@ -390,10 +482,18 @@ def _refuse_write(statement: str, now: Mapping[str, Any]) -> None:
         )
 
 
+def _may_write(statement: str) -> bool:
+    is_read = _READ.match(statement) is not None
+    return _DML.match(statement) is not None or (is_read and not _only_reads(statement))
+
+
 def _only_reads(statement: str) -> bool:
-    """Whether a statement surely changes nothing: a read that calls no unknown function."""
+    """Whether the text of a statement shows a read that calls no function by its name."""
     return (
         _READ.match(statement) is not None
         and _WRITE.search(statement) is None
-        and all(name.lower() in _HARMLESS for name in _CALL.findall(statement))
+        and all(
+            name.lower() in (_HARMLESS_WITHOUT_ARGUMENTS | _HARMLESS if closed else _HARMLESS)
+            for name, closed in _CALL.findall(statement)
+        )
     )

@@ -1,9 +1,12 @@
 """audit_context and enrolled engines: what is sent, and when."""
 
 import asyncio
+import inspect
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
+from functools import partial, partialmethod
 from typing import Any
 
 import pytest
@@ -100,6 +103,159 @@ def test_decorated_functions() -> None:
     assert (1, "ann") == asyncio.run(coroutine(1))
     assert ("plain", "Documented.") == (plain.__name__, plain.__doc__)
     assert {} == current()
+
+
+class Called:
+    """Objects whose __call__ is of each kind."""
+
+    class Coroutine:
+        async def __call__(self) -> Any:
+            await asyncio.sleep(0)
+            return current()
+
+    class Generator:
+        def __call__(self) -> Any:
+            yield current()
+
+    class AsyncGenerator:
+        async def __call__(self) -> Any:
+            yield current()
+
+    class Method:
+        @classmethod
+        @audit_context(username="ann")
+        def inner(cls) -> Any:
+            return cls.__name__, current()
+
+        @audit_context(username="ann")
+        @classmethod
+        def outer(cls) -> Any:
+            return cls.__name__, current()
+
+        @audit_context(username="ann")
+        @staticmethod
+        async def static() -> Any:
+            return current()
+
+        @audit_context(username="ann")
+        async def method(self) -> Any:
+            return current()
+
+
+async def _every(found: Any) -> list[Any]:
+    """What a call gives at the end, whatever it gives."""
+    if isinstance(found, AsyncGenerator):
+        return [item async for item in found]
+    if isinstance(found, Generator):
+        return list(found)
+    return [await found]
+
+
+async def coroutine_function(*given: Any) -> Any:
+    await asyncio.sleep(0)
+    return current()
+
+
+def generator_function(*given: Any) -> Any:
+    yield current()
+
+
+async def asynchronous_generator_function(*given: Any) -> Any:
+    yield current()
+
+
+@pytest.mark.parametrize(
+    "decorated",
+    [
+        Called.Coroutine(),
+        Called.Generator(),
+        Called.AsyncGenerator(),
+        lambda: coroutine_function(1),
+        lambda *given: Called.Coroutine()(*given[1:]),
+        lambda: generator_function(1),
+        lambda: asynchronous_generator_function(1),
+        partial(coroutine_function, 1),
+        partial(Called.Coroutine()),
+        partial(generator_function),
+        partial(asynchronous_generator_function),
+        partial(lambda given: coroutine_function(given, 2), 1),
+        Called.Coroutine().__call__,
+    ],
+)
+def test_whatever_works_later_works_inside(decorated: Any) -> None:
+    """Objects, partials, methods, and functions that only return what works."""
+    made = audit_context(username="ann")(decorated)
+    assert [{"username": "ann"}] == asyncio.run(_every(made()))
+    assert {} == current()
+
+
+def test_a_coroutine_that_returns_what_works_later() -> None:
+    """A coroutine may return a generator: it works inside."""
+
+    @audit_context(username="ann")
+    async def made() -> Any:
+        return generator_function()
+
+    assert [{"username": "ann"}] == list(asyncio.run(made()))
+
+
+def test_decorated_methods() -> None:
+    """A class or static method above or below it; frameworks see what a function is."""
+    ann = {"username": "ann"}
+    assert ("Method", ann) == Called.Method.inner() == Called.Method().outer()
+    assert ann == asyncio.run(Called.Method.static()) == asyncio.run(Called.Method().method())
+    inside = audit_context(username="ann")
+    assert inspect.iscoroutinefunction(inside(Called.Coroutine()))
+    assert inspect.isgeneratorfunction(inside(Called.Generator()))
+    assert inspect.isasyncgenfunction(inside(Called.AsyncGenerator()))
+
+
+@pytest.mark.parametrize("wrong", [Called, property(lambda self: 1), 1, partialmethod(print)])
+def test_what_cannot_be_decorated(wrong: Any) -> None:
+    """It is refused at once, and says what to decorate instead."""
+    with pytest.raises(TypeError) as caught:
+        audit_context(username="ann")(wrong)
+    assert "decorate the function or method that works, or enter the context by" in str(
+        caught.value
+    )
+
+
+def test_a_context_manager_is_no_function() -> None:
+    """It would work outside: both ways that the error names do what they say."""
+    seen = []
+
+    @contextmanager
+    def wrong() -> Iterator[None]:
+        seen.append("never")
+        yield
+
+    @asynccontextmanager
+    async def wrong_too() -> AsyncIterator[None]:
+        seen.append("never")
+        yield
+
+    for each in (wrong, wrong_too):
+        with pytest.raises(ContextError) as caught:
+            audit_context(username="ann")(each)()
+        assert "write @audit_context below @contextmanager, or enter it inside" in str(caught.value)
+    assert [] == seen
+
+    @contextmanager
+    @audit_context(username="ann")
+    def below() -> Iterator[None]:
+        seen.append(current())
+        yield
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        with audit_context(username="ann"):
+            yield
+
+    with below():
+        seen.append(current())
+    with around():
+        seen.append(current())
+    assert [{"username": "ann"}, {}, {"username": "ann"}] == seen
 
 
 def test_decorated_generators() -> None:
@@ -460,6 +616,159 @@ def test_every_way_to_execute(audited: Database, engine: sa.Engine) -> None:
     ] == trail(audited)
 
 
+INSERT = "INSERT INTO account VALUES (%s)"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "SET LOCAL lock_timeout = '1s'; INSERT INTO account VALUES (1)",
+        "set local work_mem = '1MB';\n-- a comment; and more\nINSERT INTO account VALUES (1);",
+        "SHOW work_mem; /* a /* nested; */ one */ INSERT INTO account VALUES (1)",
+        "SELECT 1; INSERT INTO account VALUES (1)",
+        "RESET lock_timeout; INSERT INTO account VALUES (1)",
+        "PREPARE one AS SELECT 1; DEALLOCATE one; INSERT INTO account VALUES (1)",
+        "BEGIN; INSERT INTO account VALUES (1)",
+        "DO $do$ BEGIN PERFORM 1; END; $do$; INSERT INTO account VALUES (1)",
+        "/* /* nested */ */ SET LOCAL work_mem = '1MB'; INSERT INTO account VALUES (1)",
+        "SAVEPOINT a; SET LOCAL work_mem = '1MB'; RELEASE a; INSERT INTO account VALUES (1)",
+        "CREATE FUNCTION pg_temp.f() RETURNS void BEGIN ATOMIC SELECT 1; END; "
+        "INSERT INTO account VALUES (1)",
+    ],
+)
+@pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
+def test_a_text_of_several_statements(
+    audited: Database, engine: sa.Engine, script: str, lazy: bool
+) -> None:
+    """The values come before all of it; later statements of the transaction are attributed too."""
+    instrument(engine, lazy=lazy)
+    with audit_context(username="ann"), engine.begin() as connection:
+        connection.exec_driver_sql(script)
+        connection.execute(insert(2))
+    assert [(1, "ann", None), (2, "ann", None)] == trail(audited)
+
+
+@pytest.mark.parametrize(
+    ("script", "named"),
+    [
+        ("COMMIT; INSERT INTO account VALUES (1)", "COMMIT"),
+        ("INSERT INTO account VALUES (1); COMMIT; INSERT INTO account VALUES (2)", "COMMIT"),
+        ("SELECT 1; ROLLBACK; SELECT lower('x')", "ROLLBACK"),
+        ("RESET ALL; UPDATE account SET email = 'x;y'", "RESET ALL"),
+        ('RESET "audit"."username"; DELETE FROM account', 'RESET "audit"."username"'),
+        ("RESET audit.username; COPY account FROM stdin", "RESET audit.username"),
+        ("SAVEPOINT a; ROLLBACK TO a; DO 'BEGIN END'", "ROLLBACK TO a"),
+        ("END; WITH x AS (SELECT 1) DELETE FROM account", "END"),
+        ("PREPARE TRANSACTION 'x'; INSERT INTO account VALUES (1)", "PREPARE TRANSACTION ''"),
+    ],
+)
+def test_a_text_that_ends_the_transaction_before_it_writes(
+    audited: Database, engine: sa.Engine, script: str, named: str
+) -> None:
+    """It is refused before anything ran: nothing can be sent between its statements."""
+    said = (
+        f"{named} comes before a write in one text, and would take the values along that this "
+        "transaction was given; execute the statements one by one"
+    )
+    with engine.connect() as connection:
+        with audit_context(username="ann"), pytest.raises(ContextError) as caught:
+            connection.exec_driver_sql(script)
+        assert said == str(caught.value)
+        set_session_vars(connection, username="ben")
+        with pytest.raises(ContextError) as caught:
+            connection.exec_driver_sql(script)
+        assert said == str(caught.value)
+    assert [] == trail(audited)
+
+
+def test_a_text_that_must_come_first(audited: Database, engine: sa.Engine) -> None:
+    """No value can go before SET TRANSACTION or LOCK: the text is refused, and its parts work."""
+    scripts = (
+        "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; INSERT INTO account VALUES (0)",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE; INSERT INTO account VALUES (1)",
+        "LOCK TABLE account; INSERT INTO account VALUES (2)",
+    )
+    with audit_context(username="ann"):
+        for number, script in enumerate(scripts):
+            with engine.connect() as connection:
+                if number != 1:  # that one is about later transactions
+                    with pytest.raises(ContextError) as caught:
+                        connection.exec_driver_sql(script)
+                    assert "must come first in its transaction" in str(caught.value)
+                    assert "this audit_context, username, before" in str(caught.value)
+                for part in script.split("; "):
+                    connection.exec_driver_sql(part)
+                # The values are there now.
+                connection.exec_driver_sql(f"LOCK TABLE account; {INSERT % (number + 10)}")
+                connection.commit()
+    numbers = [0, 10, 1, 11, 2, 12]
+    assert [(number, "ann", None) for number in numbers] == trail(audited)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "INSERT INTO account VALUES (1); RESET ALL",
+        "INSERT INTO account VALUES (1); COMMIT AND CHAIN",
+        "INSERT INTO account VALUES (1); SAVEPOINT a; RESET ALL; ROLLBACK TO a; SHOW work_mem",
+        "INSERT INTO account VALUES (1); /* /* nested */ */ DISCARD TEMP; COMMIT AND CHAIN",
+        "INSERT INTO account VALUES (1); /* /* nested */ */ COMMIT AND CHAIN;",
+    ],
+)
+def test_a_text_that_takes_the_values_back_at_its_end(
+    audited: Database, engine: sa.Engine, script: str
+) -> None:
+    """What follows is given them again."""
+    with audit_context(username="ann"), engine.begin() as connection:
+        connection.exec_driver_sql(script)
+        connection.execute(insert(2))
+    assert [(1, "ann", None), (2, "ann", None)] == trail(audited)
+
+
+def test_a_control_statement_behind_a_nested_comment(audited: Database, engine: sa.Engine) -> None:
+    """It is seen: what follows is given the values again."""
+    with audit_context(username="ann"), engine.begin() as connection:
+        connection.execute(insert(1))
+        connection.exec_driver_sql("/* a /* nested */ comment */ RESET ALL")
+        connection.execute(insert(2))
+    assert [(1, "ann", None), (2, "ann", None)] == trail(audited)
+
+
+def test_two_phases(audited: Database, engine: sa.Engine) -> None:
+    """A transaction that is prepared has the values, and so has the next one."""
+    with audit_context(username="ann"), engine.connect() as connection:
+        for number in (1, 2):
+            transaction = connection.begin_twophase()
+            connection.execute(insert(number))
+            transaction.prepare()
+            transaction.commit()
+        connection.execute(insert(3))
+        connection.commit()
+    assert [(number, "ann", None) for number in (1, 2, 3)] == trail(audited)
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
+def test_copy_by_a_raw_cursor(audited: Database, lazy: bool) -> None:
+    """The driver's own COPY is not seen; set_session_vars before it, or a write, is what helps."""
+    engine = sa.create_engine(audited.url("psycopg"))
+    instrument(engine, lazy=lazy)
+
+    def copy(connection: sa.Connection, number: int) -> None:
+        raw: Any = connection.connection.driver_connection
+        with raw.cursor().copy("COPY account (id) FROM STDIN") as rows:
+            rows.write_row([number])
+
+    with audit_context(username="ann"):
+        with engine.begin() as connection:
+            set_session_vars(connection, username="by hand")
+            copy(connection, 1)
+        with engine.begin() as connection:
+            connection.execute(insert(2))
+            copy(connection, 3)
+    engine.dispose()
+    assert [(1, "by hand", None), (2, "ann", None), (3, "ann", None)] == trail(audited)
+
+
 @pytest.mark.parametrize("option", [{"stream_results": True}, {"yield_per": 1}])
 def test_a_connection_of_server_side_cursors(
     audited: Database, engine: sa.Engine, option: dict[str, Any]
@@ -502,8 +811,9 @@ def test_a_context_cleared_inside(audited: Database, engine: sa.Engine) -> None:
 
 READS = [
     "SELECT 1",
-    "select count(*), max(id) from account where id in (1, 2)",
-    "SELECT a.id FROM \"account\" AS a WHERE lower(a.email) LIKE 'x'",
+    "select count(*), now() from account where id in (1, 2)",
+    'SELECT trim(a.email) FROM "account" AS a WHERE extract(year FROM now()) > 1',
+    "SELECT coalesce(email, 'x') FROM account WHERE EXISTS (SELECT nullif(id, 1) FROM plain)",
     "WITH x AS (SELECT id FROM account) SELECT CAST(id AS VARCHAR(3)) FROM x",
     "TABLE account",
     "VALUES (1)",
@@ -523,6 +833,9 @@ WRITES = [
     "DO 'BEGIN END'",
     "CREATE TABLE other ()",
     "SELECT '(' || chr(1)",
+    "SELECT a.id FROM account AS a WHERE lower(a.email) = 'x'",
+    "SELECT count(id) FROM account",
+    "SELECT id FROM account LEFT JOIN (SELECT 1) AS x ON true",
 ]
 
 
@@ -549,6 +862,20 @@ def test_lazy_sends_before_what_may_write(engine: sa.Engine) -> None:
         ):
             connection.exec_driver_sql(statement)
         assert [ONE, statement] == sent
+
+
+def test_lazy_and_an_overloaded_function(audited: Database, engine: sa.Engine) -> None:
+    """An overload of PostgreSQL's own function may write: only the server knows which it is."""
+    instrument(engine, lazy=True)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE FUNCTION lower(a account) RETURNS text LANGUAGE sql AS "
+            "'INSERT INTO account VALUES (2) RETURNING email'"
+        )
+        connection.execute(insert(1))
+    with audit_context(username="ann"), engine.begin() as connection:
+        connection.exec_driver_sql("SELECT lower(a) FROM account AS a")
+    assert [(1, None, None), (2, "ann", None)] == trail(audited)
 
 
 def test_lazy_in_a_session(audited: Database, engine: sa.Engine) -> None:
@@ -662,10 +989,18 @@ def test_autocommit(engine: sa.Engine) -> None:
         connection.exec_driver_sql("VACUUM account")
         connection.exec_driver_sql("CREATE FUNCTION f() RETURNS void LANGUAGE sql AS 'SELECT 1'")
         assert 1 == connection.scalar(sa.select(1))
+        connection.exec_driver_sql("SET work_mem = '1MB'; SELECT 1")
+        connection.exec_driver_sql("EXPLAIN INSERT INTO account VALUES (1)")
         for write in (
             "INSERT INTO account VALUES (1)",
             " -- why\n UPDATE account SET id = 1",
             "WITH x AS (SELECT 1) DELETE FROM account",
+            "SET work_mem = '1MB'; INSERT INTO account VALUES (1)",
+            "SELECT 1; INSERT INTO account VALUES (1)",
+            "BEGIN; INSERT INTO account VALUES (1); COMMIT",
+            "EXPLAIN (ANALYZE) INSERT INTO account VALUES (1)",
+            "EXECUTE prepared",
+            "/* /* nested */ */ INSERT INTO account VALUES (1)",
         ):
             with pytest.raises(ContextError) as caught:
                 connection.exec_driver_sql(write)

@@ -1,7 +1,13 @@
 """The middlewares: FastAPI, Starlette and Flask, with background tasks and streaming."""
 
 import asyncio
+import io
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import fastapi
@@ -367,3 +373,65 @@ def test_bodies_that_servers_know_stay_what_they_are() -> None:
         wrapped = AuditWSGIMiddleware(app, username=lambda environ: "ann")
         assert body is wrapped({"wsgi.file_wrapper": Wrapper}, print)
     assert [b"file"] == list(wrapped({}, print))
+
+
+def test_a_file_wrapper_that_is_no_type() -> None:
+    """uWSGI's is a function that returns the file: the body passes, any other one is wrapped."""
+    opened = io.BytesIO(b"file")
+
+    def app(environ: Any, start: Any) -> Any:
+        if environ["PATH_INFO"] == "/file":
+            return environ["wsgi.file_wrapper"](opened, 4096)
+        return iter([str(current()["username"]).encode()])
+
+    wrapped = AuditWSGIMiddleware(app, username=lambda environ: "ann")
+
+    def body(path: str) -> Iterable[bytes]:
+        return wrapped({"PATH_INFO": path, "wsgi.file_wrapper": lambda file, size: file}, print)
+
+    assert opened is body("/file")
+    assert [b"ann"] == list(body("/"))
+
+
+UWSGI_APP = """
+import io, sys
+from alembic_audit import AuditWSGIMiddleware
+from alembic_audit.context import current
+
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    name = environ["PATH_INFO"]
+    if name == "/file":
+        return environ["wsgi.file_wrapper"](open(__file__, "rb"), 4096)
+    if name == "/stream":
+        return (str(current()["path"]).encode() for _ in range(2))
+    return [str(current()["path"]).encode()]
+
+
+application = AuditWSGIMiddleware(app, path=lambda environ: environ["PATH_INFO"])
+"""
+
+
+def test_uwsgi(tmp_path: Path) -> None:
+    """The real server: a list, a stream and a file arrive whole."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    if (uwsgi := shutil.which("uwsgi", path=path)) is None:
+        pytest.skip("uWSGI is not installed: pip install uwsgi, which compiles it")
+    (tmp_path / "served.py").write_text(UWSGI_APP)
+    options = "--http-socket served.sock --need-app --die-on-term --wsgi-file served.py"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(
+            [uwsgi, *options.split()], cwd=tmp_path, env=environment, stdout=log, stderr=log
+        )
+    try:
+        transport = httpx.HTTPTransport(uds=str(tmp_path / "served.sock"), retries=10)
+        with httpx.Client(transport=transport, base_url="http://test") as client:
+            found = [client.get(name).text for name in ("/list", "/stream", "/file")]
+    except httpx.HTTPError as error:
+        pytest.fail(f"{error}: {(tmp_path / 'log').read_text()}")
+    finally:
+        server.terminate()
+        server.wait(10)
+    assert ["/list", "/stream/stream", UWSGI_APP] == found
