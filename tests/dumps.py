@@ -87,13 +87,16 @@ def start(project: Project, *tables: str) -> None:
     """Migrate a project to some trails, or to all, and write each table and its trail."""
     names = tables or tuple(TRAILS)
     statements = [
-        f"CREATE TABLE {name} (id int PRIMARY KEY, value text) PARTITION BY LIST (id); "
-        f"CREATE TABLE {name}_low PARTITION OF {name} FOR VALUES IN (1, 2, 3); "
-        f"CREATE TABLE {name}_high PARTITION OF {name} DEFAULT"
+        statement
         for name in names
         if name in PARTITIONED
+        for statement in (
+            f"CREATE TABLE {name} (id int PRIMARY KEY, value text) PARTITION BY LIST (id)",
+            f"CREATE TABLE {name}_low PARTITION OF {name} FOR VALUES IN (1, 2, 3)",
+            f"CREATE TABLE {name}_high PARTITION OF {name} DEFAULT",
+        )
     ]
-    project.write(f"op.execute({'; '.join(statements)!r})" if statements else "pass")
+    project.write("; ".join(f"op.execute({each!r})" for each in statements) or "pass")
     project.upgrade()
     project.migrate(models(*names))
     for name in names:
