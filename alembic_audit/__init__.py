@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alembic_audit.context import audit_context
+    from alembic_audit.database_types import DatabaseType
     from alembic_audit.ddl import install_audit_triggers, uninstall_audit_triggers
     from alembic_audit.errors import (
         AuditError,
@@ -54,6 +55,7 @@ __all__ = [
     "AuditWSGIMiddleware",
     "Change",
     "ContextError",
+    "DatabaseType",
     "DeclarationError",
     "PastEntityError",
     "ReadingError",
@@ -87,6 +89,7 @@ __all__ = [
 
 _MODULES = {
     "audit_context": "context",
+    "DatabaseType": "database_types",
     "install_audit_triggers": "ddl",
     "uninstall_audit_triggers": "ddl",
     "AuditError": "errors",

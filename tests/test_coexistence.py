@@ -71,11 +71,7 @@ declare_database(
 """
 
 ENUM = "import alembic_postgresql_enum\n"
-CLASSIC_LINES = (
-    "from sqlalchemy.dialects import postgresql\n"
-    + lines("alembic-postgresql-enum: classic")
-    + 'options["render_item"] = render_item\n'
-)
+CLASSIC_LINES = lines("alembic-postgresql-enum: classic")
 
 # The tools' triggers can be declared once their table exists: both make triggers before tables.
 EXISTING = "existing = sa.inspect(sa.create_engine(url, poolclass=sa.NullPool)).get_table_names()\n"
@@ -455,13 +451,6 @@ def test_enum_of_a_column_that_is_recorded_no_longer(make: Make, database: Datab
     beside.check(moody("ba", "classic", exclude_columns=["mood"]))
     beside.run("downgrade -1")
     assert [(1, "a")] == beside.rows(RECORDS.format("true"))
-
-
-def test_enum_classic_without_the_lines(make: Make, database: Database) -> None:
-    """The tool writes an argument twice: the lines are needed."""
-    beside = make(ENUM)
-    with pytest.raises(AlembicFailed, match="keyword argument repeated: create_type"):
-        beside.revision(moody("ab", "classic"))
 
 
 DISPATCHER = """

@@ -11,6 +11,7 @@ from sqlalchemy.types import NullType, TypeEngine
 
 from alembic_audit import retype
 from alembic_audit.autogenerate.names import audit_of, table_of
+from alembic_audit.database_types import database_type, with_database_type
 from alembic_audit.ddl import SPEC_KEY
 from alembic_audit.errors import AuditError
 from alembic_audit.operations import (
@@ -75,8 +76,14 @@ def protect(
             if name in moved:
                 kept += _moved_columns(op, moved[name][0], dropped, default_schema, settings)
                 kept += _moved_indexes(operations, *moved[name], default_schema, settings)
+            elif name in known:
+                op.columns = [
+                    with_database_type(one) if isinstance(one, sa.Column) else one
+                    for one in op.columns
+                ]
+                kept.append(CreateAuditTableOp.from_create_table(op))
             else:
-                kept.append(CreateAuditTableOp.from_create_table(op) if name in known else op)
+                kept.append(op)
         elif name not in known:
             kept.append(op)
         elif name not in moved:
@@ -379,14 +386,16 @@ def _added(op: ops.AddColumnOp, settings: Mapping[str, str]) -> list[MigrateOper
     if op.column.name == "audit_id":
         return [NumberAuditTableOp(op.table_name, schema=op.schema)]
     # On a table that exists, NOT NULL would need values; the function enforces it instead.
-    column = op.column._copy()
+    column = with_database_type(op.column)
     column.nullable = True
     return [AddAuditColumnOp(op.table_name, column, schema=op.schema, if_not_exists=True)]
 
 
 def _altered(op: ops.AlterColumnOp) -> list[MigrateOperation]:
     place, schema = (op.table_name, op.column_name), op.schema
-    old, new = op.existing_type, op.modify_type
+    old, new = (
+        kind if kind is None else database_type(kind) for kind in (op.existing_type, op.modify_type)
+    )
     retyped: list[MigrateOperation] = []
     nullable = op.modify_nullable
     # Our own columns keep the type they have: a cast of a timestamp would move it.

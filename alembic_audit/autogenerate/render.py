@@ -1,14 +1,22 @@
 """Operations to the text of a migration: one argument a line, literals only."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import alembic  # noqa: F401  (first, or the order of imports decides whether this module loads)
+import sqlalchemy as sa
 from alembic.autogenerate.api import AutogenContext
 from alembic.autogenerate.render import _repr_type, renderers
+from alembic.operations.ops import AddColumnOp, CreateTableOp
+from sqlalchemy.types import TypeEngine
 
+from alembic_audit.database_types import DatabaseType
 from alembic_audit.operations import (
+    AddAuditColumnOp,
     AlterAuditColumnOp,
     CreateAuditSchemaOp,
+    CreateAuditTableOp,
     CreateAuditTriggerOp,
     DropAuditColumnOp,
     DropAuditSchemaOp,
@@ -82,6 +90,38 @@ def _with_schema(schema: str | None, **kwargs: Any) -> dict[str, Any]:
 
 def _spec_kwargs(spec: AuditSpec, found: tuple[str, ...]) -> dict[str, Any]:
     return {**spec.to_kwargs(), **({"found": list(found)} if found else {})}
+
+
+@contextmanager
+def _own_types(context: AutogenContext, kinds: Iterable[TypeEngine[Any] | None]) -> Iterator[None]:
+    """Render types of audit columns without the user's hooks, which may name the application's.
+
+    Args:
+        context: Of this run.
+        kinds: The types.
+    """
+    opts = context.opts
+    items = (kind.item_type if isinstance(kind, sa.ARRAY) else kind for kind in kinds)
+    if any(isinstance(item, DatabaseType) for item in items) and context.imports is not None:
+        context.imports.add("import alembic_audit")
+    context.opts = {**opts, "render_item": None, "user_module_prefix": "alembic_audit."}
+    try:
+        yield
+    finally:
+        context.opts = opts
+
+
+@renderers.dispatch_for(CreateAuditTableOp)
+def _create_table(context: AutogenContext, op: CreateAuditTableOp) -> Any:
+    kinds = (one.type for one in op.columns if isinstance(one, sa.Column))
+    with _own_types(context, kinds):
+        return renderers.dispatch(CreateTableOp)(context, op)
+
+
+@renderers.dispatch_for(AddAuditColumnOp)
+def _add_column(context: AutogenContext, op: AddAuditColumnOp) -> Any:
+    with _own_types(context, [op.column.type]):
+        return renderers.dispatch(AddColumnOp)(context, op)
 
 
 @renderers.dispatch_for(CreateAuditTriggerOp)
@@ -203,8 +243,9 @@ def _alter_column(context: AutogenContext, op: AlterAuditColumnOp) -> str:
     elif op.type_ is None or op.existing_type is None:
         kwargs["nullable"] = op.nullable
     else:
-        kwargs["existing_type"] = _Code(_repr_type(op.existing_type, context))
-        kwargs["type_"] = _Code(_repr_type(op.type_, context))
+        with _own_types(context, [op.existing_type, op.type_]):
+            kwargs["existing_type"] = _Code(_repr_type(op.existing_type, context))
+            kwargs["type_"] = _Code(_repr_type(op.type_, context))
     return _call(context, "alter_audit_column", [op.table_name, op.column_name], kwargs)
 
 
