@@ -102,11 +102,21 @@ class ForeignTrigger:
         function: The function that it calls.
         inserts_into: The tables that its function names after INSERT or MERGE INTO, with the
             schema where it is written.
+        changes: The tables that its function names after UPDATE or DELETE FROM.
         after_row: It is an AFTER ROW trigger.
+        before_row: It is a BEFORE ROW trigger.
     """
 
     table: Name
     name: str
     function: Name
     inserts_into: tuple[tuple[str | None, str], ...]
+    changes: tuple[tuple[str | None, str], ...]
     after_row: bool
+    before_row: bool
+
+    @property
+    def writes_its_table(self) -> bool:
+        """Whether the function names the trigger's own table after INSERT, UPDATE or DELETE."""
+        own = {self.table, (None, self.table[1])}
+        return bool(own & {*self.inserts_into, *self.changes})

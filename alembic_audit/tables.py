@@ -331,6 +331,12 @@ def _level(table: sa.Table, wanted: AuditOptions, *, has_children: bool) -> str:
     It is decided from the declaration alone, so that it is the same in every database.
     """
     key = table.primary_key
+    if str(key.initially).upper() == "DEFERRED":
+        raise SpecError(
+            "its primary key is INITIALLY DEFERRED, so that two rows can have one key until the "
+            "COMMIT, and a record does not say which of them it is of; write initially='IMMEDIATE' "
+            "in its PrimaryKeyConstraint, where one UPDATE can still exchange keys"
+        )
     reason = spec.rows_needed(wanted, key.columns.keys()) or _rows_needed(
         table, has_children=has_children
     )

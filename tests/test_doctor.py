@@ -277,6 +277,25 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
             "another AFTER ROW trigger"
         ],
     ),
+    "writes_its_table": (
+        [
+            """CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+              -- UPDATE account
+              IF TG_OP = 'UPDATE' THEN PERFORM 1 FROM other FOR UPDATE; END IF;
+              INSERT INTO other VALUES (1) ON CONFLICT DO UPDATE SET id = 2;
+              DELETE FROM ONLY public."account" WHERE id = NEW.id - 1; RETURN NEW; END $$""",
+            """CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+              UPDATE other SET account = 1; RETURN NEW; END $$""",
+            "CREATE TRIGGER touch BEFORE INSERT ON account FOR EACH ROW EXECUTE FUNCTION f()",
+            "CREATE TRIGGER other BEFORE INSERT ON account FOR EACH ROW EXECUTE FUNCTION g()",
+            "CREATE TRIGGER whole BEFORE INSERT ON account EXECUTE FUNCTION f()",
+        ],
+        [
+            f'warning: trigger writes its own table [public.account] trigger "touch" on {ACCOUNT} '
+            "is BEFORE ROW, and public.f writes the table: that is recorded before the statement "
+            "that fired it"
+        ],
+    ),
     "second_writer": (
         [INSERTS, "CREATE TRIGGER touch AFTER INSERT ON account EXECUTE FUNCTION f()"],
         [

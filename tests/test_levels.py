@@ -98,6 +98,26 @@ def test_auto_is_row_level_for_a_table_that_others_inherit() -> None:
     assert "row" == level_of(one)
 
 
+@pytest.mark.parametrize("level", ["auto", "row", "statement"])
+@pytest.mark.parametrize("initially", ["DEFERRED", "deferred"])
+def test_a_key_that_is_checked_at_commit(initially: str, level: str) -> None:
+    """Two rows can have it at once; checked after each statement it is recorded as ever."""
+
+    def made(initially: str) -> sa.Table:
+        return sa.Table(
+            "slot",
+            sa.MetaData(),
+            sa.Column("id", sa.Integer),
+            sa.PrimaryKeyConstraint("id", deferrable=True, initially=initially),
+            info={"audit.options": {"enabled": True, "level": level}},
+        )
+
+    with pytest.raises(DeclarationError, match=r"INITIALLY DEFERRED.*initially='IMMEDIATE'"):
+        derive_all(made(initially).metadata)
+    if level != "row":
+        assert ["statement"] == [one.level for one in derive_all(made("IMMEDIATE").metadata)]
+
+
 def test_a_deferrable_key_needs_statement_level() -> None:
     """Rows that change places in one UPDATE: a row trigger records them so that none can tell."""
 

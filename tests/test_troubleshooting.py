@@ -155,6 +155,11 @@ DECLARATIONS: dict[str, Callable[[], object]] = {
         session_settings=[sa.Column("user name", sa.Text)]
     ),
     "level 'statement' does not go with …": lambda: table(level="statement", always=True),
+    "its primary key is INITIALLY DEFERRED": lambda: declared(
+        sa.Column("id", sa.Integer),
+        sa.PrimaryKeyConstraint("id", deferrable=True, initially="DEFERRED"),
+        enabled=True,
+    ),
     "its primary key is DEFERRABLE": lambda: declared(
         sa.Column("id", sa.Integer),
         sa.PrimaryKeyConstraint("id", deferrable=True),

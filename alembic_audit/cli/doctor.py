@@ -7,7 +7,8 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from alembic_audit.cli.output import plain_console
 from alembic_audit.cli.text import escaped
 from alembic_audit.doctor import Finding
 from alembic_audit.doctor import values as kinds
+from alembic_audit.doctor.replay import Progress
 from alembic_audit.errors import AuditError
 from alembic_audit.spec import AuditSpec
 
@@ -65,8 +67,33 @@ def add_to(commands: "_SubParsersAction[ArgumentParser]") -> None:
         action="store_true",
         help="a model that is neither audited nor refused with a reason is a finding",
     )
+    parser.add_argument(
+        "--replay",
+        action="store_true",
+        help="read every record of every trail, and compare what they come to with the tables",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
+
+
+@contextmanager
+def _progress(arguments: Namespace) -> Iterator[Progress | None]:
+    """Show how far a replay is, on a terminal; not in what is piped or logged."""
+    if not arguments.replay or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("replaying")
+
+        def show(table: str, keys: int) -> None:
+            bar.update(task, description=f"replaying {escaped(table)}: {keys:,} keys")
+
+        yield show
 
 
 def run(arguments: Namespace) -> int:
@@ -82,7 +109,11 @@ def run(arguments: Namespace) -> int:
         raise CliError("-c and --metadata exclude each other: env.py knows the models")
     if arguments.coverage and file is None and arguments.metadata is None:
         raise CliError("--coverage needs the models: write -c alembic.ini or --metadata")
-    reports = _by_env(arguments, file) if file is not None else [_by_url(arguments)]
+    with _progress(arguments) as progress:
+        if file is not None:
+            reports = _by_env(arguments, file, progress)
+        else:
+            reports = [_by_url(arguments, progress)]
     findings = [one for report in reports for one in report.examination.findings]
     is_ill = any(one.severity != kinds.INFO for one in findings)
     if arguments.json:
@@ -92,7 +123,7 @@ def run(arguments: Namespace) -> int:
     return EXIT_FINDINGS if is_ill else EXIT_HEALTHY
 
 
-def _by_env(arguments: Namespace, file: str) -> list[Report]:
+def _by_env(arguments: Namespace, file: str, progress: Progress | None) -> list[Report]:
     """Run env.py as ``alembic check`` does."""
     from alembic.config import Config
     from alembic.util import CommandError
@@ -102,7 +133,7 @@ def _by_env(arguments: Namespace, file: str) -> list[Report]:
     reports: list[Report] = []
 
     def use(models: "Models") -> None:
-        reports.append(_examine_models(models, file, coverage=arguments.coverage))
+        reports.append(_examine_models(models, file, arguments, progress))
 
     config = Config(
         None if file.endswith(".toml") else file,
@@ -122,18 +153,24 @@ def _by_env(arguments: Namespace, file: str) -> list[Report]:
     return reports
 
 
-def _examine_models(models: "Models", file: str, *, coverage: bool) -> Report:
+def _examine_models(
+    models: "Models", file: str, arguments: Namespace, progress: Progress | None
+) -> Report:
     database = _database(models.connection)
+    replay, coverage = arguments.replay, arguments.coverage
     if not models.metadatas:
         if coverage:
             raise CliError("--coverage needs the models, and env.py has no target_metadata")
-        return Report(database, None, doctor.examined(models.connection))
+        examination = doctor.examined(models.connection, replayed=replay, progress=progress)
+        return Report(database, None, examination)
     found = doctor.examined(
         models.connection,
         models.specs,
         schemas=models.schemas,
         prefixes=models.prefixes,
         left_out=models.left_out,
+        replayed=replay,
+        progress=progress,
     )
     if not models.is_switched_on:
         found.findings.insert(
@@ -150,12 +187,12 @@ def _examine_models(models: "Models", file: str, *, coverage: bool) -> Report:
     return Report(database, file, found)
 
 
-def _by_url(arguments: Namespace) -> Report:
+def _by_url(arguments: Namespace, progress: Progress | None) -> Report:
     metadatas = None if arguments.metadata is None else _load(arguments.metadata)
     try:
         specs = None if metadatas is None else _specs(metadatas)
         with connect.connected(arguments.url) as connection:
-            found = doctor.examined(connection, specs)
+            found = doctor.examined(connection, specs, replayed=arguments.replay, progress=progress)
             database = _database(connection)
         if arguments.coverage:
             found.findings[:0] = doctor.coverage(metadatas or ())

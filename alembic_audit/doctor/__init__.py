@@ -9,7 +9,7 @@ from alembic_audit import catalog, options, tables
 from alembic_audit.catalog.everything import read_everything
 from alembic_audit.catalog.health import Health, Place, read_health, read_schemas
 from alembic_audit.catalog.path import pinned
-from alembic_audit.doctor import around, rights, settings
+from alembic_audit.doctor import around, replay, rights, settings
 from alembic_audit.doctor import values as kinds
 from alembic_audit.doctor.trail import Check, Trail, WideCheck, shown
 from alembic_audit.doctor.values import KINDS, SEVERITIES, Finding, finding
@@ -45,6 +45,8 @@ def examine(
     schemas: Collection[str] | None = None,
     prefixes: Collection[str] | None = None,
     left_out: Collection[Name] = (),
+    replayed: bool = False,
+    progress: replay.Progress | None = None,
 ) -> list[Finding]:
     """Return what is wrong with the trails of a database, the worst first.
 
@@ -58,6 +60,9 @@ def examine(
             without specs every one.
         prefixes: What the names of our triggers begin with.
         left_out: Audited tables that are not to be looked at.
+        replayed: Also replay every record of every trail, and compare what comes out with the
+            tables. That reads all of them.
+        progress: Is told the table and how many of its keys were replayed.
 
     Raises:
         AuditError: The connection is in AUTOCOMMIT.
@@ -66,7 +71,13 @@ def examine(
         Findings, sorted by severity, table and kind; none for a healthy database.
     """
     return examined(
-        connection, specs, schemas=schemas, prefixes=prefixes, left_out=left_out
+        connection,
+        specs,
+        schemas=schemas,
+        prefixes=prefixes,
+        left_out=left_out,
+        replayed=replayed,
+        progress=progress,
     ).findings
 
 
@@ -90,10 +101,18 @@ def examined(
     schemas: Collection[str] | None = None,
     prefixes: Collection[str] | None = None,
     left_out: Collection[Name] = (),
+    replayed: bool = False,
+    progress: replay.Progress | None = None,
 ) -> Examination:
     """Return what ``examine`` returns, and of which tables; the arguments are the same."""
     with pinned(connection):
-        return _examined(connection, specs, schemas, prefixes, left_out)
+        examination, trails = _examined(connection, specs, schemas, prefixes, left_out)
+        for trail in trails if replayed else ():
+            examination.findings.extend(replay.findings(connection, trail, progress))
+    examination.findings.sort(
+        key=lambda one: (SEVERITIES.index(one.severity), one.table, one.kind, one.what)
+    )
+    return examination
 
 
 def _examined(
@@ -102,7 +121,7 @@ def _examined(
     schemas: Collection[str] | None,
     prefixes: Collection[str] | None,
     left_out: Collection[Name],
-) -> Examination:
+) -> tuple[Examination, list[Trail]]:
     default_schema = connection.dialect.default_schema_name or "public"
     if specs is None:
         schemas = read_schemas(connection) if schemas is None else schemas
@@ -125,8 +144,7 @@ def _examined(
         made += [one for check in _CHECKS for one in check(trail)]
         made += settings.records(connection, trail)
     made += [one for wide in _WIDE_CHECKS for one in wide(trails)]
-    made.sort(key=lambda one: (SEVERITIES.index(one.severity), one.table, one.kind, one.what))
-    return Examination([trail.name for trail in trails], made)
+    return Examination([trail.name for trail in trails], made), trails
 
 
 def coverage(metadatas: Iterable[sa.MetaData]) -> list[Finding]:

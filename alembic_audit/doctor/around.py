@@ -42,6 +42,13 @@ def triggers(trail: Trail) -> Iterator[Finding]:
         if one.after_row and one not in writers:
             what, _ = _said(one)
             yield from _after_row(trail, what, at_statement_level, one.name.encode() < ours)
+        if one.before_row and one.writes_its_table:
+            what, _ = _said(one)
+            yield trail.finding(
+                kinds.WRITES_ITS_TABLE,
+                f"{what} is BEFORE ROW, and {shown(one.function)} writes the table: that is "
+                "recorded before the statement that fired it",
+            )
 
 
 def _said(one: ForeignTrigger) -> tuple[str, str]:

@@ -21,6 +21,7 @@ NEWER = "newer version"
 ABANDONED = "abandoned audit table"
 FIRES_BEFORE = "trigger fires before"
 FIRES_AFTER = "trigger between rows"
+WRITES_ITS_TABLE = "trigger writes its own table"
 STATEMENT_LEVEL = "wrong at statement level"
 WRITES_TOO = "second writer"
 AUDIT_TRIGGER = "trigger on the audit table"
@@ -47,6 +48,10 @@ KEY_INDEX = "key index missing"
 FROM_FUTURE = "transaction ids from the future"
 SEQUENCE_BEHIND = "sequence behind"
 NOT_READ = "not looked at"
+NOT_REPLAYABLE = "cannot be replayed"
+DIFFERS_FROM_TABLE = "ends otherwise than its table"
+UNRECORDED = "rows without a record"
+NOT_REPLAYED = "not replayed"
 
 MIGRATE = "alembic revision --autogenerate, then alembic upgrade head"
 
@@ -93,6 +98,11 @@ KINDS: Mapping[str, tuple[str, str]] = {
         "know that in a statement of many rows it runs for one row before the next one is "
         "recorded; an AFTER STATEMENT trigger would not",
     ),
+    WRITES_ITS_TABLE: (
+        WARNING,
+        "write the table in an AFTER ROW trigger; alembic-audit doctor --replay says what is wrong "
+        "already",
+    ),
     STATEMENT_LEVEL: (ERROR, f'write level="row" in the options of the table; then {MIGRATE}'),
     WRITES_TOO: (ERROR, "drop it; docs/adoption.md says how a trail is taken over"),
     AUDIT_TRIGGER: (WARNING, "drop it, if it may refuse, change or drop what is recorded"),
@@ -128,6 +138,19 @@ KINDS: Mapping[str, tuple[str, str]] = {
     ),
     SEQUENCE_BEHIND: (ERROR, "set it to the greatest audit_id: writes fail until it is beyond"),
     NOT_READ: (INFO, "run doctor as a role that may read it"),
+    # A replay.
+    NOT_REPLAYABLE: (
+        ERROR,
+        "do not trust as_of() between these records: a function or a BEFORE trigger wrote the "
+        "table inside a statement on it, or rows were written while the trail was off; see "
+        "docs/security.md",
+    ),
+    DIFFERS_FROM_TABLE: (
+        ERROR,
+        "op.snapshot_audit_table() records what is there; docs/security.md says how it comes about",
+    ),
+    UNRECORDED: (INFO, "op.snapshot_audit_table(); until then as_of() does not show them"),
+    NOT_REPLAYED: (INFO, "see the reason"),
 }
 """Every kind of finding: its severity, and what mends it where the finding does not say better."""
 

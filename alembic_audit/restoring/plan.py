@@ -215,6 +215,13 @@ def planned(connectable: Any, parts: Iterable[Part]) -> Restoration:
 
 def _see_complete(trail: Trail, row: Row) -> None:
     what, hidden = f"row {row.name} of {trail.table.fullname!r}", ""
+    if row.contradiction is not None:
+        raise RestoreError(
+            f"the records of {what} cannot be replayed: record {row.contradiction} contradicts the "
+            "one before it, as where a function or a trigger wrote the table inside a statement on "
+            "it. Choose a moment away from that record, or write the row by hand from history(); "
+            "`alembic-audit doctor --replay` names all such rows"
+        )
     if row.there and not row.recorded:
         found = f"{what} is there, and by record {row.newest} it is gone"
     elif row.recorded and not row.there:
@@ -226,8 +233,9 @@ def _see_complete(trail: Trail, row: Row) -> None:
     else:
         return
     raise RestoreError(
-        f"{found}: it was changed while nothing was recorded{hidden}. `alembic-audit doctor` says "
-        "why; op.snapshot_audit_table() records what is there, and restore() goes on from that"
+        f"{found}: it was changed while nothing was recorded, or inside a statement on the same "
+        f"table{hidden}. `alembic-audit doctor --replay` names all such rows; "
+        "op.snapshot_audit_table() records what is there, and restore() goes on from that"
     )
 
 

@@ -89,6 +89,8 @@ class Row:
         nulls: Columns that were NULL then.
         since: The records after that moment.
         former: What the record has in columns that are no column of the table now.
+        contradiction: The record, at that moment or next after it, that cannot be true after the
+            one before it; None without one.
     """
 
     target: Target
@@ -105,6 +107,7 @@ class Row:
     nulls: tuple[str, ...]
     since: tuple[int, ...]
     former: Mapping[str, Any]
+    contradiction: int | None = None
 
     @property
     def name(self) -> str:
@@ -231,6 +234,7 @@ def _row(size: int, target: Target, row: "sa.Row[Any]") -> Row:
         nulls=_names(row.nulls),
         since=tuple(row.since or ()),
         former=former,
+        contradiction=row.contradiction,
     )
 
 
@@ -452,10 +456,110 @@ def _compared(trail: Trail, targets: Sequence[Target]) -> "sa.Select[Any]":
             names_where({name: value.is_(None) for name, value in was.items()}).label("nulls"),
             later_records.label("since"),
             former.label("former"),
+            _contradiction(asked).label("contradiction"),
             *key,
         )
         .outerjoin(then, asked.is_at("then", then))
         .outerjoin(left, asked.is_at("left", left))
+    )
+
+
+_FEW = 10
+"""How many records before a moment are looked at; more of one row in one transaction are rare."""
+
+
+def _contradiction(asked: _Asked) -> sa.ColumnElement[Any]:
+    """The first record around a moment that contradicts the one before it.
+
+    A function or a trigger that writes the table inside a statement on it is recorded before that
+    statement. Only the records at the two ends are looked at, however many a row has.
+    """
+    targets = asked.targets.c
+    begin = sa.func.coalesce(targets.then, targets.since, asked.anchor.c.audit_id)
+    return sa.func.coalesce(*(_contradiction_after(asked, at) for at in (begin, targets.left)))
+
+
+def _contradiction_after(asked: _Asked, at: sa.ColumnElement[Any]) -> sa.ScalarSelect[Any]:
+    """The first of some records of a row that contradicts its predecessor.
+
+    The record at a moment, the next one, and the few before it of its own transaction.
+    """
+    trail = asked.trail
+    own, record, earlier = trail.audit.alias(), trail.audit.alias(), trail.audit.alias()
+    number = record.c.audit_id
+    of_row = (
+        sa.select(record)
+        .where(is_same_row(trail, record, asked.anchor))
+        .correlate(asked.anchor, asked.targets)
+    )
+    next_two = of_row.where(compare(number, ">=", at)).order_by(number).limit(2)
+    last_few = of_row.where(compare(number, "<", at)).order_by(number.desc()).limit(_FEW)
+    both = sa.union_all(next_two, last_few).subquery()
+    before = (
+        sa.select(earlier)
+        .where(is_same_row(trail, earlier, both), compare(earlier.c.audit_id, "<", both.c.audit_id))
+        .order_by(earlier.c.audit_id.desc())
+        .limit(1)
+        .correlate(both)
+        .lateral()
+    )
+    its_transaction = (
+        sa.select(own.c.audit_transaction_id)
+        .where(compare(own.c.audit_id, "=", at))
+        .correlate(asked.anchor, asked.targets)
+        .scalar_subquery()
+    )
+    return (
+        sa.select(catalog.min(both.c.audit_id, type_=sa.BigInteger))
+        .select_from(both.join(before, sa.true()))
+        .where(
+            sa.or_(
+                compare(both.c.audit_id, ">=", at),
+                compare(both.c.audit_transaction_id, "=", its_transaction),
+            ),
+            _contradicts(trail, both, before),
+        )
+        .correlate(asked.anchor, asked.targets)
+        .scalar_subquery()
+    )
+
+
+def _contradicts(
+    trail: Trail, record: NamedFromClause, before: NamedFromClause
+) -> sa.ColumnElement[bool]:
+    """Whether a record cannot be true after another one, the last of the same key."""
+    emptied, moved = trail.audit.alias(), trail.audit.alias()
+    truncated = (
+        sa.select(sa.literal(1))
+        .where(
+            trail.is_truncate(emptied),
+            compare(emptied.c.audit_id, ">", before.c.audit_id),
+            compare(emptied.c.audit_id, "<", record.c.audit_id),
+        )
+        .correlate_except(emptied)
+        .exists()
+    )
+    # A row that came under another key is recorded D and U, in one transaction.
+    came = (
+        sa.select(moved.c.audit_id)
+        .where(
+            compare(moved.c.audit_transaction_id, "=", record.c.audit_transaction_id),
+            compare(moved.c.audit_operation, "=", "D"),
+            compare(moved.c.audit_id, "<", record.c.audit_id),
+            sa.or_(*(~same_image(moved.c[key], record.c[key]) for key in trail.spec.key)),
+        )
+        .order_by(moved.c.audit_id.desc())
+        .limit(1)
+        .correlate_except(moved)
+        .scalar_subquery()
+    )
+    is_gone = sa.or_(compare(before.c.audit_operation, "=", "D"), truncated)
+    operation = record.c.audit_operation
+    return sa.case(
+        (compare(operation, "=", "I"), ~is_gone),
+        (compare(operation, "=", "D"), is_gone),
+        (compare(operation, "=", "U"), sa.case((is_gone, came.is_(None)), else_=sa.false())),
+        else_=sa.false(),
     )
 
 
