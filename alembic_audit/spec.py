@@ -160,9 +160,18 @@ class AuditSpec:
         return naming.shorten(f"{self.trigger}_truncate")
 
     @property
-    def guard_trigger(self) -> str:
-        """The name of the trigger on the audit table that makes it append-only."""
-        return naming.shorten(f"{self.trigger}_append_only")
+    def guard_triggers(self) -> dict[str, str]:
+        """The triggers on the audit table that make it append-only: level to name.
+
+        One for statements, TRUNCATE included, and one for rows: a write through an inheritance
+        parent, and one that a subscription applies, fire that alone.
+        """
+        if not self.append_only:
+            return {}
+        return {
+            "statement": naming.shorten(f"{self.trigger}_append_only"),
+            "row": naming.shorten(f"{self.trigger}_append_only_row"),
+        }
 
     @property
     def audit_column_names(self) -> tuple[str, ...]:

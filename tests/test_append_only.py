@@ -120,11 +120,12 @@ def test_locks_of_a_guard_that_comes(project: Project) -> None:
         ("RENAME", "is gone"),
     ],
 )
-def test_drift(project: Project, change: str, detail: str) -> None:
+@pytest.mark.parametrize("level", ["", "_row"])
+def test_drift(project: Project, change: str, detail: str, level: str) -> None:
     """A guard that is missing, off or not ALWAYS is named, mended, and put back by a downgrade."""
     started(project)
     before = snapshot(project.engine)
-    guard = '"00_audit_account_append_only"'
+    guard = f'"00_audit_account_append_only{level}"'
     project.execute(
         {
             "DROP TRIGGER": f"DROP TRIGGER {guard} ON account_audit",

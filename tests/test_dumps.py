@@ -167,11 +167,15 @@ def test_default_privileges_of_the_target(
 
 DATA = "--data-only --exclude-table=alembic_version"
 WITHOUT_ALWAYS = {
-    "ledger": [("ledger_audit", "ledger_append_only")],
+    "ledger": [
+        ("ledger_audit", "ledger_append_only"),
+        ("ledger_audit", "ledger_append_only_row"),
+    ],
     "watched": [("watched", "watched"), ("watched", "watched_truncate")],
     "logged": [("logged", "logged"), ("logged", "logged_truncate")],
     "gauge": [
         ("gauge_audit", "gauge_append_only"),
+        ("gauge_audit", "gauge_append_only_row"),
         ("gauge_high", "gauge"),
         ("gauge_low", "gauge"),
         ("gauge_low", "gauge_truncate"),

@@ -272,13 +272,19 @@ def test_purge_stays_where_it_is(pairs: Pairs) -> None:
 
 
 def test_purge_that_is_published(pairs: Pairs) -> None:
-    """DELETE arrives, at a trail that is append_only too: no statement trigger fires for it."""
+    """DELETE arrives, and a trail that is append_only refuses it until its row guard is off."""
     pair = pairs("ledger")
     pair.subscribe("shop FOR TABLE ledger, ledger_audit")
     pair.wait_until_same()
     pair.source.write(PURGE.format("ledger_audit"))
     pair.source.upgrade()
+    errors = "SELECT apply_error_count > 0 FROM pg_stat_subscription_stats"
+    wait_until_equal([(True,)], lambda: pair.target.rows(errors))
+    assert [(7,)] == pair.target.rows("SELECT count(*) FROM ledger_audit")
+    guard = 'ALTER TABLE ledger_audit {} TRIGGER "00_audit_ledger_append_only_row"'
+    pair.target.execute(guard.format("DISABLE"))
     pair.wait_until_same()
+    pair.target.execute(guard.format("ENABLE ALWAYS"))
     assert [(0,)] == pair.target.rows("SELECT count(*) FROM ledger_audit")
 
 

@@ -46,7 +46,7 @@ class Trigger(NamedTuple):
 def table_of(spec: AuditSpec | None, triggers: Sequence[Trigger], default_schema: str) -> Name:
     """Return the audited table: the one that a function's first trigger is on, or its spec's."""
     for row in triggers:
-        if not row.parent and row.tgtype != text.GUARD_TYPE:
+        if not row.parent and row.tgtype not in text.GUARD_TYPES.values():
             return (row.nspname, row.relname)
     assert spec is not None  # without a header a trigger is what made it a stray
     return (text.schemas(spec, default_schema)[0], spec.table)
@@ -166,8 +166,10 @@ def wanted_triggers(spec: AuditSpec, default_schema: str) -> dict[tuple[str, str
     wanted = {
         (source, spec.table, name): _shape(spec, kind) for kind, name in spec.trigger_names.items()
     }
-    if spec.append_only:
-        wanted[(audit, spec.audit_table, spec.guard_trigger)] = Shape(text.GUARD_TYPE)
+    wanted |= {
+        (audit, spec.audit_table, name): Shape(text.GUARD_TYPES[level])
+        for level, name in spec.guard_triggers.items()
+    }
     return wanted | {
         (source, partition, spec.truncate_trigger): Shape(_BEFORE_TRUNCATE)
         for partition in spec.partitions
@@ -318,7 +320,7 @@ class State:
 
     def _compare_triggers(self) -> None:
         wanted = wanted_triggers(self.spec, self.default_schema)
-        guard = (*self.audit_name, self.spec.guard_trigger)
+        guards = [(*self.audit_name, name) for name in self.spec.guard_triggers.values()]
         parents = {row.oid: row.parent for row in self.triggers}
         # By trigger, the state that is meant, and the one in which the statements make it.
         expected: dict[int, tuple[str, str]] = {}
@@ -330,7 +332,7 @@ class State:
                 self._compare_state(row, *expected[oid])
                 continue
             name = trigger_name(row)
-            normal = "A" if self.spec.always or name == guard else "O"
+            normal = "A" if self.spec.always or name in guards else "O"
             expected[row.oid] = (normal, normal)
             if name not in wanted:
                 kind = (

@@ -197,21 +197,24 @@ def triggers(spec: AuditSpec, default_schema: str) -> list[str]:
             for name in spec.trigger_names.values()
         ]
         made += [f"ALTER TABLE {name} ENABLE ALWAYS TRIGGER {of_partitions}" for name in partitions]
-    return made + (_guard(spec, default_schema, call) if spec.append_only else [])
+    return made + _guard(spec, default_schema, call)
 
 
 def _guard(spec: AuditSpec, default_schema: str, call: str) -> list[str]:
-    """Return the statements that make an audit table append-only.
+    """Statements that make an audit table append-only; none where it is not to be.
 
-    A statement trigger fires once, for TRUNCATE too and where no row would change; ALWAYS, for
-    ``session_replication_role = replica`` would switch it off.
+    ALWAYS, because ``session_replication_role = replica`` would switch the triggers off.
     """
-    audit, guard = audit_name(spec, default_schema), quote(spec.guard_trigger)
-    return [
-        f"CREATE TRIGGER {guard} BEFORE UPDATE OR DELETE OR TRUNCATE ON {audit} "
-        f"FOR EACH STATEMENT {call}",
-        f"ALTER TABLE {audit} ENABLE ALWAYS TRIGGER {guard}",
-    ]
+    audit = audit_name(spec, default_schema)
+    events = {"statement": "UPDATE OR DELETE OR TRUNCATE", "row": "UPDATE OR DELETE"}
+    statements = []
+    for level, name in spec.guard_triggers.items():
+        statements += [
+            f"CREATE TRIGGER {quote(name)} BEFORE {events[level]} ON {audit} "
+            f"FOR EACH {level.upper()} {call}",
+            f"ALTER TABLE {audit} ENABLE ALWAYS TRIGGER {quote(name)}",
+        ]
+    return statements
 
 
 def owners(spec: AuditSpec, default_schema: str, owner: str) -> list[str]:

@@ -3,7 +3,7 @@
 from alembic_audit.naming import literal
 from alembic_audit.spec import CURRENT_VERSION, HEADER
 from alembic_audit.sql.compare_types import compare_types
-from alembic_audit.sql.text import GUARD_TYPE, do_block
+from alembic_audit.sql.text import GUARD_TYPES, do_block
 
 _RENAME_TABLE = "rename it by op.rename_audited_table"
 _RENAME_COLUMN = (
@@ -24,6 +24,7 @@ def broken_trails(default_schema: str) -> str:
     Args:
         default_schema: What a schema of None means.
     """
+    guards = ", ".join(map(str, GUARD_TYPES.values()))
     return do_block(
         [
             "DECLARE",
@@ -49,7 +50,7 @@ def broken_trails(default_schema: str) -> str:
             "      ON s.oid OPERATOR(pg_catalog.=) c.relnamespace",
             "    WHERE t.tgparentid OPERATOR(pg_catalog.=) 0",
             "      AND t.tgenabled OPERATOR(pg_catalog.<>) 'D'",
-            f"      AND t.tgtype OPERATOR(pg_catalog.<>) {GUARD_TYPE}",
+            f"      AND t.tgtype OPERATOR(pg_catalog.<>) ALL (ARRAY[{guards}]::pg_catalog.int2[])",
             f"      AND pg_catalog.starts_with(p.prosrc, {literal(HEADER)})",
             "  LOOP",
             "    BEGIN",

@@ -4,7 +4,13 @@ from collections.abc import Sequence
 
 from alembic_audit.naming import literal, qualify, quote
 from alembic_audit.spec import HEADER, OMITTED_COLUMNS
-from alembic_audit.sql.text import COMMENT, GUARD_TYPE, do_block
+from alembic_audit.sql.text import (
+    COMMENT,
+    GUARD_TYPES,
+    do_unfiltered,
+    is_repeatable,
+    refuse_repeatable,
+)
 
 
 def drop_audit_table(table: str, schema: str, *, allow_history_loss: bool) -> str:
@@ -15,19 +21,8 @@ def drop_audit_table(table: str, schema: str, *, allow_history_loss: bool) -> st
     name = qualify(schema, table)
     if allow_history_loss:
         return f"DROP TABLE {name}"
-    return do_block(
-        [
-            "BEGIN",
-            f"  IF EXISTS (SELECT FROM {name}) THEN",
-            "    RAISE NOTICE USING MESSAGE = pg_catalog.concat(",
-            f"      {literal(f'audit table {name} holds records and was kept; ')},",
-            "      'drop it with -x audit_allow_history_loss=yes, or by hand'",
-            "    );",
-            "  ELSE",
-            f"    DROP TABLE {name};",
-            "  END IF;",
-            "END",
-        ]
+    return _unless_held(
+        name, f"audit table {name}", "records", f"SELECT FROM {name}", f"DROP TABLE {name}"
     )
 
 
@@ -40,19 +35,51 @@ def drop_audit_column(table: str, column: str, schema: str, *, allow_history_los
     dropped = f"ALTER TABLE {name} DROP COLUMN {quote(column)}"
     if allow_history_loss:
         return dropped
-    return do_block(
+    return _unless_held(
+        name,
+        f"column {quote(column)} of audit table {name}",
+        "values",
+        f"SELECT FROM {name} WHERE {quote(column)} IS DISTINCT FROM NULL",
+        dropped,
+    )
+
+
+def _unless_held(name: str, what: str, held: str, query: str, statement: str) -> str:
+    """The statement that drops what holds nothing: it looks under the lock that it drops under."""
+    advice = "drop it with -x audit_allow_history_loss=yes, or by hand"
+    unseen = "this REPEATABLE READ transaction may not see all records: migrate in READ COMMITTED"
+    return do_unfiltered(
+        [],
         [
-            "BEGIN",
-            f"  IF EXISTS (SELECT FROM {name} WHERE {quote(column)} IS DISTINCT FROM NULL) THEN",
+            f"  LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE;",
+            f"  IF EXISTS ({query}) THEN",
             "    RAISE NOTICE USING MESSAGE = pg_catalog.concat(",
-            f"      {literal(f'column {quote(column)} of audit table {name} holds values and ')},",
-            "      'was kept; drop it with -x audit_allow_history_loss=yes, or by hand'",
+            f"      {literal(f'{what} holds {held} and was kept; ')},",
+            f"      {literal(advice)}",
+            "    );",
+            f"  ELSIF {_unseen(name)} THEN",
+            "    RAISE NOTICE USING MESSAGE = pg_catalog.concat(",
+            f"      {literal(f'{what} was kept; ')},",
+            f"      {literal(unseen)}",
             "    );",
             "  ELSE",
-            f"    {dropped};",
+            f"    {statement};",
             "  END IF;",
-            "END",
-        ]
+        ],
+    )
+
+
+def _unseen(name: str) -> str:
+    """The condition that a table may hold records which this transaction does not see.
+
+    A snapshot of REPEATABLE READ is older than the lock. A table whose file is empty never got a
+    record, whenever; one with partitions has no file.
+    """
+    table = f"{literal(name)}::pg_catalog.regclass"
+    return (
+        f"{is_repeatable()} AND (pg_catalog.pg_relation_size({table}) OPERATOR(pg_catalog.>) 0"
+        " OR EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhparent"
+        f" OPERATOR(pg_catalog.=) {table}))"
     )
 
 
@@ -73,13 +100,13 @@ def retype_audit_column(
         new_aside: What a column of the new type was called when it was set aside.
     """
     name = qualify(schema, table)
-    return do_block(
+    return do_unfiltered(
         [
-            "DECLARE",
             "  indexes pg_catalog.text[];",
             "  made pg_catalog.text;",
             "  item pg_catalog.record;",
-            "BEGIN",
+        ],
+        [
             f"  LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE;",
             "  indexes := ARRAY[]::pg_catalog.text[];",
             "  FOR item IN",
@@ -104,14 +131,14 @@ def retype_audit_column(
             f"    ALTER TABLE {name} ADD COLUMN {quote(column)} {new_type};",
             "  END IF;",
             f"  IF NOT EXISTS (SELECT FROM {name}",
-            f"    WHERE {quote(old_aside)} IS DISTINCT FROM NULL) THEN",
+            f"    WHERE {quote(old_aside)} IS DISTINCT FROM NULL)",
+            f"    AND NOT ({_unseen(name)}) THEN",
             f"    ALTER TABLE {name} DROP COLUMN {quote(old_aside)};",
             "  END IF;",
             "  FOREACH made IN ARRAY indexes LOOP",
             "    EXECUTE made;",
             "  END LOOP;",
-            "END",
-        ]
+        ],
     )
 
 
@@ -138,7 +165,7 @@ def widen_audit_column(
             f"        OPERATOR(pg_catalog.=) {literal(existing_type)}",
             "  ) THEN",
             f"    {_set_type(name, column, new_type)};",
-            "    RETURN;",
+            "    EXIT unfiltered;",
             "  END IF;",
         ],
     )
@@ -156,26 +183,26 @@ def _set_type(name: str, column: str, new_type: str) -> str:
 def _resized(table: str, column: str, schema: str, new_type: str, before: list[str]) -> str:
     name = qualify(schema, table)
     kept = (
-        f"column {quote(column)} of audit table {name} holds values that are no {new_type}, and "
-        "kept its type"
+        f"column {quote(column)} of audit table {name} holds values that are no {new_type}, or may "
+        "hold some that a REPEATABLE READ transaction does not see, and kept its type"
     )
-    return do_block(
+    return do_unfiltered(
+        [],
         [
-            "BEGIN",
+            f"  LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE;",
             *before,
-            "  IF EXISTS (",
+            f"  IF {_unseen(name)} OR EXISTS (",
             f"    SELECT FROM {name}",
             f"    WHERE {quote(column)}::{new_type}::pg_catalog.text",
             f"      OPERATOR(pg_catalog.<>) {quote(column)}::pg_catalog.text",
             "  ) THEN",
             f"    RAISE NOTICE USING MESSAGE = {literal(kept)};",
-            "    RETURN;",
+            "    EXIT unfiltered;",
             "  END IF;",
             f"  {_set_type(name, column, new_type)};",
             "EXCEPTION WHEN data_exception THEN",
             f"  RAISE NOTICE USING MESSAGE = {literal(kept)};",
-            "END",
-        ]
+        ],
     )
 
 
@@ -195,11 +222,20 @@ def _drop_not_null(name: str, column: str) -> str:
 
 def set_not_null(table: str, column: str, schema: str) -> str:
     """Return the statement that makes a column NOT NULL, unless a record is without a value."""
-    return _unless(
-        f"SELECT FROM {qualify(schema, table)} WHERE {quote(column)} IS NOT DISTINCT FROM NULL",
-        f"ALTER TABLE {qualify(schema, table)} ALTER COLUMN {quote(column)} SET NOT NULL",
-        f"column {quote(column)} of audit table {qualify(schema, table)} stays nullable, for "
-        "records without a value",
+    name = qualify(schema, table)
+    notice = f"column {quote(column)} of audit table {name} stays nullable, for records without a "
+    return do_unfiltered(
+        [],
+        [
+            f"  LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE;",
+            # PostgreSQL looks again itself, and fails where a new record is without a value.
+            f"  IF EXISTS (SELECT FROM {name}",
+            f"    WHERE {quote(column)} IS NOT DISTINCT FROM NULL) THEN",
+            f"    RAISE NOTICE USING MESSAGE = {literal(notice + 'value')};",
+            "  ELSE",
+            f"    ALTER TABLE {name} ALTER COLUMN {quote(column)} SET NOT NULL;",
+            "  END IF;",
+        ],
     )
 
 
@@ -210,13 +246,14 @@ def number_audit_table(table: str, schema: str) -> str:
     the heap decides. One that has the column already is left as it is.
     """
     name = qualify(schema, table)
-    return do_block(
+    return do_unfiltered(
+        _GUARD,
         [
-            *_DECLARE_GUARD,
-            "BEGIN",
             f"  IF {has_column(name, 'audit_id')} THEN",
-            "    RETURN;",
+            "    EXIT unfiltered;",
             "  END IF;",
+            f"  LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE;",
+            *_refuse_unseen(name, "number the records"),
             f"  ALTER TABLE {name} ADD COLUMN audit_id pg_catalog.int8;",
             *_guard_off(name),
             f"  UPDATE {name} AS record SET audit_id = numbered.number",
@@ -239,26 +276,30 @@ def number_audit_table(table: str, schema: str) -> str:
             "  ELSE",
             f"    ALTER TABLE {name} ADD PRIMARY KEY (audit_id);",
             "  END IF;",
-            "END",
-        ]
+        ],
     )
 
 
-_DECLARE_GUARD = ["DECLARE", "  guard pg_catalog.name;"]
+def _refuse_unseen(name: str, task: str) -> list[str]:
+    return refuse_repeatable(f"this transaction cannot {task} of {name}: it is ", _unseen(name))
+
+
+_GUARD = ["  guard pg_catalog.name;", "  guards pg_catalog.name[];"]
 
 
 def _guard_off(name: str) -> list[str]:
-    """Return what takes the guard of an append-only table off until ``_guard_on``.
+    """Return what takes the guards of an append-only table off until ``_guard_on``.
 
     The lock keeps writers out until the transaction ends, so nobody else finds it off. A guard that
     is not as it was made is left alone.
     """
+    types = ", ".join(map(str, GUARD_TYPES.values()))
     return [
         f"  LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE;",
-        "  SELECT tgname INTO guard FROM pg_catalog.pg_trigger",
+        "  SELECT pg_catalog.array_agg(tgname) INTO guards FROM pg_catalog.pg_trigger",
         "  JOIN pg_catalog.pg_proc ON pg_proc.oid OPERATOR(pg_catalog.=) tgfoid",
         f"  WHERE tgrelid OPERATOR(pg_catalog.=) {literal(name)}::pg_catalog.regclass",
-        f"    AND tgtype OPERATOR(pg_catalog.=) {GUARD_TYPE}",
+        f"    AND tgtype OPERATOR(pg_catalog.=) ANY (ARRAY[{types}]::pg_catalog.int2[])",
         "    AND tgenabled OPERATOR(pg_catalog.=) 'A'",
         f"    AND pg_catalog.starts_with(prosrc, {literal(HEADER)});",
         *_alter_guard(name, "DISABLE"),
@@ -271,10 +312,10 @@ def _guard_on(name: str) -> list[str]:
 
 def _alter_guard(name: str, state: str) -> list[str]:
     return [
-        "  IF guard IS NOT NULL THEN",
+        "  FOREACH guard IN ARRAY COALESCE(guards, ARRAY[]::pg_catalog.name[]) LOOP",
         f"    EXECUTE pg_catalog.format('ALTER TABLE %s {state} TRIGGER %I',",
         f"      {literal(name)}, guard);",
-        "  END IF;",
+        "  END LOOP;",
     ]
 
 
@@ -290,20 +331,19 @@ def rename_omitted_columns(name: str, renamed: Sequence[tuple[str, str]]) -> str
         texts = f"{literal(old)}::pg_catalog.text, {literal(new)}::pg_catalog.text"
         omitted = f"pg_catalog.array_replace({omitted}, {texts})"
     names = ", ".join(literal(old) for old, _ in renamed)
-    return do_block(
+    return do_unfiltered(
+        _GUARD,
         [
-            *_DECLARE_GUARD,
-            "BEGIN",
             f"  IF NOT {has_column(name, OMITTED_COLUMNS)} THEN",
-            "    RETURN;",
+            "    EXIT unfiltered;",
             "  END IF;",
             *_guard_off(name),
+            *_refuse_unseen(name, "rename in the records"),
             f"  UPDATE {name} SET {OMITTED_COLUMNS} = {omitted}",
             f"  WHERE {OMITTED_COLUMNS} OPERATOR(pg_catalog.&&)",
             f"    ARRAY[{names}]::pg_catalog.text[];",
             *_guard_on(name),
-            "END",
-        ]
+        ],
     )
 
 
@@ -324,12 +364,9 @@ def purge_audit_table(table: str, schema: str, *, before: str, reason: str) -> s
         reason: Why.
     """
     name, log = qualify(schema, table), qualify(schema, PURGES)
-    return do_block(
+    return do_unfiltered(
+        [*_GUARD, "  removed pg_catalog.int8;", "  grantee pg_catalog.text;"],
         [
-            *_DECLARE_GUARD,
-            "  removed pg_catalog.int8;",
-            "  grantee pg_catalog.text;",
-            "BEGIN",
             *_purge_log(log),
             *_purge_log_is_trusted(name, log),
             *_guard_off(name),
@@ -343,8 +380,7 @@ def purge_audit_table(table: str, schema: str, *, before: str, reason: str) -> s
             f"    {literal(table)}, {literal(before)}, removed, {literal(reason)},",
             "    pg_catalog.clock_timestamp(), pg_catalog.txid_current(), session_user",
             "  );",
-            "END",
-        ]
+        ],
     )
 
 
@@ -400,18 +436,4 @@ def has_column(name: str, column: str) -> str:
         "EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid OPERATOR(pg_catalog.=) "
         f"{literal(name)}::pg_catalog.regclass AND attname OPERATOR(pg_catalog.=) "
         f"{literal(column)} AND NOT attisdropped)"
-    )
-
-
-def _unless(query: str, statement: str, notice: str) -> str:
-    return do_block(
-        [
-            "BEGIN",
-            f"  IF EXISTS ({query}) THEN",
-            f"    RAISE NOTICE USING MESSAGE = {literal(notice)};",
-            "  ELSE",
-            f"    {statement};",
-            "  END IF;",
-            "END",
-        ]
     )

@@ -8,8 +8,8 @@ from alembic_audit.spec import AuditSpec
 COMMENT = "history kept by alembic_audit"
 """The constant comment of every audit table; one of the ways it is recognised and protected."""
 
-GUARD_TYPE = 58
-"""``pg_trigger.tgtype`` of BEFORE (2) DELETE (8) OR UPDATE (16) OR TRUNCATE (32), by statement."""
+GUARD_TYPES = {"statement": 58, "row": 27}
+"""``pg_trigger.tgtype`` of the guards: ROW 1, BEFORE 2, DELETE 8, UPDATE 16, TRUNCATE 32."""
 
 
 def schemas(spec: AuditSpec, default_schema: str) -> tuple[str, str]:
@@ -54,6 +54,57 @@ def dollar_quote(text: str) -> str:
 def do_block(lines: Sequence[str]) -> str:
     """Return a DO statement of these lines of PL/pgSQL."""
     return f"DO {dollar_quote(chr(10).join(['', *lines, '']))}"
+
+
+def do_unfiltered(declarations: Sequence[str], lines: Sequence[str], options: str = "") -> str:
+    """A DO statement that fails where row level security would hide a row from it.
+
+    Args:
+        declarations: Of variables.
+        lines: Of PL/pgSQL, that leave by ``EXIT unfiltered``: the setting is put back at the end.
+        options: What PL/pgSQL takes before the variables.
+    """
+    return do_block(
+        [
+            *([options] if options else []),
+            "DECLARE",
+            "  audit_security pg_catalog.text := pg_catalog.current_setting('row_security');",
+            *declarations,
+            "BEGIN",
+            "PERFORM pg_catalog.set_config('row_security', 'off', true);",
+            "<<unfiltered>>",
+            "BEGIN",
+            *lines,
+            "END;",
+            "PERFORM pg_catalog.set_config('row_security', audit_security, true);",
+            "END",
+        ]
+    )
+
+
+def is_repeatable() -> str:
+    """The condition that this transaction does not see what was committed since it began."""
+    return (
+        "pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) ALL ("
+        "ARRAY['read committed', 'read uncommitted']::pg_catalog.text[])"
+    )
+
+
+def refuse_repeatable(message: str, condition: str) -> list[str]:
+    """Lines that fail on a condition; the isolation level ends the message."""
+    hint = (
+        "Migrate in READ COMMITTED. In env.py: connection = connection.execution_options("
+        'isolation_level="READ COMMITTED")'
+    )
+    return [
+        f"  IF {condition} THEN",
+        "    RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',",
+        f"      MESSAGE = pg_catalog.concat({literal(message)},",
+        "        pg_catalog.upper(pg_catalog.current_setting('transaction_isolation')),",
+        "        ', and does not see what was committed since it began'),",
+        f"      HINT = {literal(hint)};",
+        "  END IF;",
+    ]
 
 
 def printable(statement: str) -> str:

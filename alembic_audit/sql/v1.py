@@ -9,7 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from alembic_audit.naming import literal, quote
 from alembic_audit.spec import CHANGED_COLUMNS, HEADER, OMITTED_COLUMNS, AuditSpec, hash_column
-from alembic_audit.sql.text import comma_separated, do_block
+from alembic_audit.sql.text import (
+    comma_separated,
+    do_unfiltered,
+    is_repeatable,
+    refuse_repeatable,
+)
 
 TRANSITION_TABLE = "audited_rows"
 """The rows of a statement: NEW of INSERT and UPDATE, OLD of DELETE.
@@ -36,7 +41,10 @@ def body(spec: AuditSpec, source: str, audit: str, partitions: Sequence[str]) ->
     each_row = bool(partitions) or spec.level == "statement"
     if each_row:
         lines.append("#variable_conflict use_variable")
-    lines += [*_declarations(spec, audit, spec.sparse_columns, each_row=each_row), "BEGIN"]
+    lines += _declarations(
+        spec, audit, spec.sparse_columns, each_row=each_row, of_partitions=bool(partitions)
+    )
+    lines.append("BEGIN")
     lines += [*_guard(spec, audit), *_settings(spec, source), *_role(spec)]
     branches = _branches(spec, audit)
     keyword = "IF"
@@ -49,7 +57,13 @@ def body(spec: AuditSpec, source: str, audit: str, partitions: Sequence[str]) ->
         # TRUNCATE of a partition leaves the others: a record of each row says which are gone.
         lines.append(f"  {keyword} TG_WHEN {_EQUAL} 'BEFORE'")
         lines.append(f"    AND TG_TABLE_NAME {_EQUAL} {literal(name)} THEN")
-        lines += ["    " + line for line in _each_row(spec, audit, "D", partition)]
+        # Where row level security would hide rows, PostgreSQL raises instead.
+        lines += [
+            "    audit_security := pg_catalog.current_setting('row_security');",
+            "    PERFORM pg_catalog.set_config('row_security', 'off', true);",
+            *("    " + line for line in _each_row(spec, audit, "D", partition)),
+            "    PERFORM pg_catalog.set_config('row_security', audit_security, true);",
+        ]
         keyword = "ELSIF"
     for operation in spec.operations:
         lines.append(f"  {keyword} TG_OP {_EQUAL} '{operation.upper()}' THEN")
@@ -131,11 +145,11 @@ def snapshot(spec: AuditSpec, source: str, audit: str) -> str:
         source: The audited table, qualified and quoted.
         audit: The audit table, qualified and quoted.
     """
-    return do_block(
+    stale = f"a snapshot of {source} could miss rows: this transaction is "
+    return do_unfiltered(
+        _declarations(spec, audit, each_row=True)[1:],
         [
-            "#variable_conflict use_variable",
-            *_declarations(spec, audit, each_row=True),
-            "BEGIN",
+            *refuse_repeatable(stale, is_repeatable()),
             f"  LOCK TABLE {source} IN SHARE MODE;",
             *_settings(spec, source, of_trigger=False),
             *_role(spec),
@@ -143,8 +157,8 @@ def snapshot(spec: AuditSpec, source: str, audit: str) -> str:
                 "  " + line
                 for line in _each_row(spec, audit, "S", source, _own_row("audited_row", source))
             ),
-            "END",
-        ]
+        ],
+        options="#variable_conflict use_variable",
     )
 
 
@@ -179,16 +193,16 @@ def snapshot_batch(
         for name in ("low", "high", "key")
     )
     typed = [*_typed(low, source, keys), *_typed(high, source, keys), *_typed(found, audit, keys)]
-    return do_block(
+    return do_unfiltered(
         [
-            "#variable_conflict use_variable",
-            *(_declarations(spec, audit) or ["DECLARE"]),
+            *_declarations(spec, audit)[1:],
             "  audited_row pg_catalog.record;",
             "  audit_last pg_catalog.record;",
             "  audit_rows pg_catalog.int8 := 0;",
             "  audit_recorded pg_catalog.int8 := 0;",
             *typed,
-            "BEGIN",
+        ],
+        [
             *(
                 f"  PERFORM pg_catalog.set_config('audit.{name}', {literal(text)}, true);"
                 for name, text in settings.items()
@@ -208,8 +222,8 @@ def snapshot_batch(
             "    pg_catalog.json_build_array(audit_rows, audit_recorded,",
             f"      {', '.join(f'{name}::pg_catalog.text' for name in high)}",
             "    )::pg_catalog.text, false);",
-            "END",
-        ]
+        ],
+        options="#variable_conflict use_variable",
     )
 
 
@@ -279,7 +293,12 @@ def _continue_if_recorded(spec: AuditSpec, audit: str, found: Mapping[str, str])
 
 
 def _declarations(
-    spec: AuditSpec, audit: str, sparse: Sequence[str] = (), *, each_row: bool = False
+    spec: AuditSpec,
+    audit: str,
+    sparse: Sequence[str] = (),
+    *,
+    each_row: bool = False,
+    of_partitions: bool = False,
 ) -> list[str]:
     """Return the variables, of the types of their columns.
 
@@ -292,7 +311,8 @@ def _declarations(
         columns["audit_user"] = "audit_current_user"
     for number, setting in enumerate(spec.session_settings, 1):
         columns[f"audit_setting_{number}"] = setting.column
-    lines = ["  audit_setting pg_catalog.text;"] if spec.session_settings else []
+    lines = ["  audit_security pg_catalog.text;"] if of_partitions else []
+    lines += ["  audit_setting pg_catalog.text;"] if spec.session_settings else []
     lines += [f"  {name} {audit}.{quote(column)}%TYPE;" for name, column in columns.items()]
     lines += [f"  {_stored(number)} pg_catalog.bool;" for number, _ in enumerate(sparse, 1)]
     return ["DECLARE", *lines] if lines else []
