@@ -496,6 +496,66 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
             f"and {AUDIT} has a record 1: the next writes fail"
         ],
     ),
+    "check": (
+        ["ALTER TABLE account_audit ADD CONSTRAINT c CHECK (id < 9)"],
+        [
+            f'warning: constraint on the audit table [public.account] constraint "c" on {AUDIT}: '
+            "CHECK ((id < 9))"
+        ],
+    ),
+    "unique": (
+        ["ALTER TABLE account_audit ADD CONSTRAINT c UNIQUE (id)"],
+        [
+            f'warning: constraint on the audit table [public.account] constraint "c" on {AUDIT}: '
+            "UNIQUE (id)"
+        ],
+    ),
+    "default": (
+        [
+            "ALTER TABLE account_audit ALTER email SET DEFAULT 'x'",
+            "ALTER TABLE account_audit ADD more text NOT NULL DEFAULT 'y'",
+        ],
+        [
+            f'warning: default of an audit column [public.account] column "email" of {AUDIT} has '
+            "the default 'x'::text"
+        ],
+    ),
+    "no_identity": (
+        [
+            "ALTER TABLE account_audit ALTER audit_id DROP IDENTITY, "
+            "ALTER audit_id SET DEFAULT random() * 1000000"
+        ],
+        [
+            f"error: audit_id without a sequence [public.account] column audit_id of {AUDIT} is "
+            "numbered by no sequence, so that it is no order"
+        ],
+    ),
+    "parent": (
+        ["CREATE TABLE above (email text)", "ALTER TABLE account_audit INHERIT above"],
+        [f"warning: parent of the audit table [public.account] {AUDIT} inherits from public.above"],
+    ),
+    "added_with_a_value": (
+        [
+            "ALTER TABLE account_audit DROP email",
+            "ALTER TABLE account_audit ADD email text DEFAULT 'forged'",
+            "ALTER TABLE account_audit ALTER email DROP DEFAULT",
+        ],
+        [
+            f'warning: column added with a value [public.account] column "email" of {AUDIT} was '
+            "added with a value for the records before it"
+        ],
+    ),
+    "type_of_another": (
+        [
+            "CREATE TYPE box2 AS (low int)",
+            "ALTER TYPE box2 OWNER TO {member}",
+            "ALTER TABLE account_audit ALTER email TYPE box2[] USING NULL",
+        ],
+        [
+            'warning: others may drop the type [public.account] "member" owns type public.box2 of '
+            f'column "email" of {AUDIT}, and may erase what the column holds'
+        ],
+    ),
     "abandoned": (
         [
             "CREATE TABLE old (audit_operation varchar(1) NOT NULL, "
@@ -526,6 +586,14 @@ def test_kinds(name: str, connection: sa.Connection) -> None:
     run(connection, *statements)
 
     assert expected == examine(connection)
+
+
+def test_type_that_is_given_back(connection: sa.Connection) -> None:
+    """The remedy gives a type of another to the owner of the trail."""
+    run(connection, *CASES["type_of_another"][0])
+    (one,) = doctor.examine(connection)
+    run(connection, one.cure)
+    assert [] == examine(connection)
 
 
 def test_healthy(connection: sa.Connection) -> None:

@@ -439,8 +439,8 @@ def test_what_has_no_such_triggers_is_refused(
     before = snapshot(project.engine)
     project.write(
         "op.execute('CREATE TABLE account_audit (audit_operation text, audit_operation_timestamp"
-        " timestamptz, audit_id int, audit_transaction_id int, audit_current_user text, id int,"
-        " email text)')\n"
+        " timestamptz, audit_id int GENERATED ALWAYS AS IDENTITY, audit_transaction_id int,"
+        " audit_current_user text, id int, email text)')\n"
         "    op.create_audit_trigger('account', columns=['id', 'email'])"
     )
 

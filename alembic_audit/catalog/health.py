@@ -51,7 +51,16 @@ _RELATIONS = f"""
           -- CASE: else an index that depends on the column may be asked about too.
           AND CASE WHEN q.seqrelid IS NOT NULL
             THEN pg_catalog.has_sequence_privilege(q.seqrelid, 'SELECT, USAGE') END
-      ) AS sequence
+      ) AS sequence,
+      (
+        -- After the records in a dump, and untold of a table whose records come from elsewhere.
+        SELECT pg_catalog.json_build_array(k.xmin::pg_catalog.text, k.conname,
+          pg_catalog.obj_description(k.oid, 'pg_constraint'))::pg_catalog.text
+        FROM pg_catalog.pg_constraint AS k
+        WHERE k.conrelid = c.oid AND k.contype = 'p' AND NOT EXISTS (
+          SELECT FROM pg_catalog.pg_subscription_rel AS r WHERE r.srrelid = c.oid
+        )
+      ) AS primary_key
     FROM pg_catalog.pg_class AS c
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     JOIN pg_catalog.pg_roles AS o ON o.oid = c.relowner
@@ -169,6 +178,62 @@ _RULES = f"""
     ORDER BY 1, 2, 3
 """
 
+_ODDITIES = f"""
+    SELECT n.nspname, c.relname, odd.kind, odd.name, odd.detail
+    FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    CROSS JOIN LATERAL (
+      SELECT 'constraint' AS kind, k.conname::pg_catalog.text AS name,
+        pg_catalog.pg_get_constraintdef(k.oid) AS detail
+      FROM pg_catalog.pg_constraint AS k
+      WHERE k.conrelid = c.oid AND (k.contype IN ('c', 'f', 'x') OR k.contype = 'u' AND EXISTS (
+        SELECT FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = c.oid AND a.attnum = ANY (k.conkey) AND a.attname <> 'audit_id'
+      ))
+      UNION ALL
+      SELECT CASE WHEN c.relispartition THEN 'partitioned' ELSE 'parent' END, '',
+        pg_catalog.format('%I.%I', pn.nspname, p.relname)
+      FROM pg_catalog.pg_inherits AS i
+      JOIN pg_catalog.pg_class AS p ON p.oid = i.inhparent
+      JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.relnamespace
+      WHERE i.inhrelid = c.oid
+      UNION ALL
+      SELECT odd.kind, a.attname::pg_catalog.text, odd.detail
+      FROM pg_catalog.pg_attribute AS a
+      CROSS JOIN LATERAL (
+        SELECT 'default' AS kind, pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS detail
+        FROM pg_catalog.pg_attrdef AS d WHERE d.adrelid = c.oid AND d.adnum = a.attnum
+        UNION ALL
+        SELECT 'value', NULL WHERE a.atthasmissing
+        UNION ALL
+        SELECT 'number', NULL WHERE a.attname = 'audit_id' AND a.attidentity = '' AND NOT EXISTS (
+          SELECT FROM pg_catalog.pg_attrdef AS d
+          JOIN pg_catalog.pg_depend AS p ON p.objid = d.oid
+            AND p.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+            AND p.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+          JOIN pg_catalog.pg_sequence AS q ON q.seqrelid = p.refobjid
+          WHERE d.adrelid = c.oid AND d.adnum = a.attnum
+        )
+        UNION ALL
+        SELECT CASE WHEN e.oid IS NULL THEN 'type' ELSE 'extension' END,
+          pg_catalog.json_build_array(
+            COALESCE(e.extname::pg_catalog.text, pg_catalog.format_type(t.oid, NULL)), o.rolname
+          )::pg_catalog.text
+        FROM pg_catalog.pg_type AS s
+        JOIN pg_catalog.pg_type AS t
+          ON t.oid = CASE WHEN s.typlen = -1 AND s.typelem <> 0 THEN s.typelem ELSE s.oid END
+        LEFT JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass
+          AND d.objid = t.oid AND d.deptype = 'e'
+        LEFT JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid
+        JOIN pg_catalog.pg_roles AS o ON o.oid = COALESCE(e.extowner, t.typowner)
+        WHERE s.oid = a.atttypid AND o.oid <> c.relowner AND NOT o.rolsuper
+      ) AS odd
+      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    ) AS odd
+    WHERE {WANTED}
+    ORDER BY 1, 2, 3, 4, 5
+"""
+
 _DEFAULTS = """
     SELECT d.datname, r.rolname, pg_catalog.split_part(entry, '=', 1) AS name,
       pg_catalog.substr(entry, pg_catalog.strpos(entry, '=') + 1) AS value
@@ -277,6 +342,8 @@ class Health:
         writers: Triggers of others on any table, by the audit table that their function inserts
             into, with the schema where it is written.
         rules: On these tables.
+        oddities: Constraints, defaults, parents and types of these tables that an audit table does
+            not need.
         defaults: Settings of roles and of the database.
         members: Roles that may become an owner.
         powers: Roles that may do what only an owner should.
@@ -292,6 +359,7 @@ class Health:
     triggers: dict[Name, list[ForeignTrigger]]
     writers: dict[tuple[str | None, str], list[ForeignTrigger]]
     rules: dict[Name, list["sa.Row[Any]"]]
+    oddities: dict[Name, list["sa.Row[Any]"]]
     defaults: Sequence["sa.Row[Any]"]
     members: dict[str, list[str]]
     powers: Sequence["sa.Row[Any]"]
@@ -344,6 +412,7 @@ def read_health(
         _grouped((one.table, one) for one in triggers),
         _grouped((table, one) for one in triggers for table in dict.fromkeys(one.inserts_into)),
         _grouped((_name(row), row) for row in rows(_RULES)),
+        _grouped((_name(row), row) for row in rows(_ODDITIES)),
         rows(_DEFAULTS),
         _grouped((row.owner, row.member) for row in rows(_MEMBERS, owners=owners)),
         rows(_POWERS),

@@ -25,6 +25,7 @@ _CHECKS: Sequence[Check] = (
     around.triggers,
     around.children,
     around.rules,
+    around.oddities,
     around.storage,
     rights.grants,
     rights.function,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from alembic_audit.doctor import values as kinds
 from alembic_audit.doctor.trail import Trail, shown
 from alembic_audit.doctor.values import Finding
-from alembic_audit.naming import qualify, quote
+from alembic_audit.naming import literal, qualify, quote, shorten
 from alembic_audit.states import ForeignTrigger
 
 _RULE_EVENTS = {"1": "SELECT", "2": "UPDATE", "3": "INSERT", "4": "DELETE"}
@@ -119,6 +119,61 @@ def rules(trail: Trail) -> Iterator[Finding]:
                 f"rule {name} on {on}, for {event}, does {'INSTEAD' if row.is_instead else 'ALSO'}",
                 f"DROP RULE {name} ON {on}",
                 kinds.ERROR if loses else kinds.WARNING,
+            )
+
+
+def oddities(trail: Trail) -> Iterator[Finding]:
+    """What an audit table has that may refuse, change, number, show or erase records."""
+    on, spec = trail.audit_name, trail.spec
+    for row in trail.health.oddities.get(trail.place.audit, ()):
+        column, detail = quote(row.name), row.detail
+        if row.kind == "constraint":
+            yield trail.finding(
+                kinds.CONSTRAINT,
+                f"constraint {column} on {on}: {detail}",
+                f"ALTER TABLE {on} DROP CONSTRAINT {column}",
+            )
+        elif row.kind in ("parent", "partitioned"):
+            yield trail.finding(
+                kinds.PARENT,
+                f"{on} inherits from {detail}",
+                f"ALTER TABLE {on} NO INHERIT {detail}"
+                if row.kind == "parent"
+                else f"ALTER TABLE {detail} DETACH PARTITION {on}",
+            )
+        elif row.name not in spec.audit_column_names:
+            continue
+        elif row.kind == "number":
+            yield trail.finding(
+                kinds.NO_ORDER,
+                f"column audit_id of {on} is numbered by no sequence, so that it is no order",
+                f"ALTER TABLE {on} ALTER COLUMN audit_id DROP DEFAULT, ALTER COLUMN audit_id ADD "
+                "GENERATED ALWAYS AS IDENTITY; SELECT pg_catalog.setval("
+                f"pg_catalog.pg_get_serial_sequence({literal(on).strip()}, 'audit_id'), "
+                f"pg_catalog.max(audit_id)) FROM {on}",
+            )
+        elif row.kind == "default" and row.name != "audit_id":
+            yield trail.finding(
+                kinds.DEFAULT,
+                f"column {column} of {on} has the default {detail}",
+                f"ALTER TABLE {on} ALTER COLUMN {column} DROP DEFAULT",
+            )
+        elif row.kind == "value":
+            yield trail.finding(
+                kinds.GIVEN_A_VALUE,
+                f"column {column} of {on} was added with a value for the records before it",
+                f"ALTER TABLE {on} RENAME COLUMN {column} TO "
+                f"{quote(shorten(row.name + '__added'))}; then {kinds.MIGRATE}",
+            )
+        elif row.kind in ("type", "extension"):
+            named, owner = json.loads(detail)
+            yield trail.finding(
+                kinds.TYPE_OF_ANOTHER,
+                f"{quote(owner)} owns {row.kind} {named} of column {column} of {on}, and may erase "
+                "what the column holds",
+                f"ALTER TYPE {named} OWNER TO {quote(trail.audit.owner if trail.audit else '')}"
+                if row.kind == "type"
+                else f"let a superuser own extension {quote(named)}, or hash or exclude the column",
             )
 
 

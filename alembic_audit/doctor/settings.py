@@ -1,5 +1,7 @@
 """Checks of settings, and of what is in the records."""
 
+import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -49,12 +51,18 @@ def records(connection: sa.Connection, trail: Trail) -> Iterator[Finding]:
             f"{_me(connection)} may not read {trail.audit_name}: its records were not looked at",
         )
         return
+    primary_key = json.loads(audit.primary_key or "[]")
     settings = [setting.column for setting in trail.spec.session_settings]
     try:
         # A savepoint, so that what fails here leaves the rest of the examination.
         with connection.begin_nested():
             found = read_records(
-                connection, trail.place.audit, audit.columns, settings, audit.sequence
+                connection,
+                trail.place.audit,
+                audit.columns,
+                settings,
+                audit.sequence,
+                primary_key[0] if trail.spec.append_only and primary_key else None,
             )
     except sa.exc.DBAPIError as error:
         reason = str(error.orig).strip().partition("\n")[0]
@@ -63,6 +71,7 @@ def records(connection: sa.Connection, trail: Trail) -> Iterator[Finding]:
         )
         return
     yield from _in_records(trail, found, may_read_sequence=audit.sequence is not None)
+    yield from _rewritten(trail, found.rewritten_by, *primary_key[1:])
 
 
 def _in_records(trail: Trail, found: Records, *, may_read_sequence: bool) -> Iterator[Finding]:
@@ -88,6 +97,22 @@ def _in_records(trail: Trail, found: Records, *, may_read_sequence: bool) -> Ite
             f"{trail.audit_name} has a record {found.newest}: the next writes fail",
             f"SELECT pg_catalog.setval({sequence}, {found.newest})",
         )
+
+
+def _rewritten(
+    trail: Trail, transactions: Sequence[int], key: str = "", note: str | None = None
+) -> Iterator[Finding]:
+    """Transactions that wrote records again, but for those that a comment on the key explains."""
+    explained = set(re.findall(r"transaction (\d+)", note or ""))
+    for number in sorted(transactions):
+        if str(number) not in explained:
+            said = f"{note + '; ' if note else ''}transaction {number}: why"
+            yield trail.finding(
+                kinds.REWRITTEN,
+                f"transaction {number} wrote records of earlier ones in {trail.audit_name} again",
+                f"{kinds.KINDS[kinds.REWRITTEN][1]}; then write down why: COMMENT ON "
+                f"CONSTRAINT {quote(key)} ON {trail.audit_name} IS {literal(said).strip()}",
+            )
 
 
 def _whose(row: "sa.Row[Any]") -> str:

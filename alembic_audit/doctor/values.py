@@ -44,6 +44,13 @@ ROW_SECURITY = "row level security"
 UNLOGGED = "unlogged audit table"
 RULE = "rule"
 EVENT_TRIGGER = "event trigger"
+CONSTRAINT = "constraint on the audit table"
+DEFAULT = "default of an audit column"
+NO_ORDER = "audit_id without a sequence"
+PARENT = "parent of the audit table"
+GIVEN_A_VALUE = "column added with a value"
+TYPE_OF_ANOTHER = "others may drop the type"
+REWRITTEN = "records written again"
 KEY_INDEX = "key index missing"
 FROM_FUTURE = "transaction ids from the future"
 SEQUENCE_BEHIND = "sequence behind"
@@ -109,6 +116,21 @@ KINDS: Mapping[str, tuple[str, str]] = {
     PARTITION: (WARNING, "name it in the option 'partitions', or revoke TRUNCATE"),
     CHILD: (WARNING, "audit it as a table of its own, or write into the parent only"),
     RULE: (WARNING, "drop it, or write a trigger instead"),
+    CONSTRAINT: (WARNING, "drop it: writes fail where it is violated, and its error shows the row"),
+    DEFAULT: (WARNING, "drop it: records say what was written, or NULL"),
+    NO_ORDER: (ERROR, "let PostgreSQL number the records: ADD GENERATED ALWAYS AS IDENTITY"),
+    PARENT: (WARNING, "detach it: who may read or change the parent reads or changes the trail"),
+    GIVEN_A_VALUE: (
+        WARNING,
+        f"rename the column, so that what it held is kept and told apart; then {MIGRATE}",
+    ),
+    TYPE_OF_ANOTHER: (WARNING, "give the type to the owner of the trail"),
+    REWRITTEN: (
+        WARNING,
+        "compare the trail with a copy of it, and find who ran that transaction: ALTER TABLE ... "
+        "TYPE, SET LOGGED, op.alter_audit_column to a narrower type and op.rename_audited_column "
+        "of a trail with sparse_columns write records again, and an edit without the guard does",
+    ),
     EVENT_TRIGGER: (INFO, "know that it runs in migrations, and may refuse or change them"),
     # Who may do what.
     MAY_CHANGE: (WARNING, "revoke it"),

@@ -92,6 +92,8 @@ def check_tables(
             "  END IF;",
         ]
     lines += _rights_of_owner(spec, default_schema)
+    if new_function or new_audit_table:
+        lines += _ordinary(spec, audit_name(spec, default_schema))
     if new_function:
         lines += _audit_table(spec, audit_name(spec, default_schema))
     elif new_audit_table:
@@ -121,6 +123,57 @@ def _plain(table: str) -> list[str]:
         "      HINT = 'Write level=''row'' in the options of the table and in this migration.';",
         "  END IF;",
     ]
+
+
+def _ordinary(spec: AuditSpec, table: str) -> list[str]:
+    """Lines that refuse an audit table which could keep, number or show records in another way."""
+    relation = f"pg_catalog.to_regclass({literal(table)})"
+    kind = f"{table} is a view or a foreign table, which keeps no records"
+    parent = (
+        f"audit table {table} inherits from another table, through which it is read and changed"
+    )
+    number = f"column audit_id of {table} is numbered by no sequence, so records have no order"
+    identity = f"ALTER TABLE {table} ALTER COLUMN audit_id ADD GENERATED ALWAYS AS IDENTITY"
+    refusals = [
+        (
+            f"SELECT FROM pg_catalog.pg_class WHERE oid OPERATOR(pg_catalog.=) {relation}"
+            " AND relkind OPERATOR(pg_catalog.<>) ALL (ARRAY['r', 'p']::pg_catalog.\"char\"[])",
+            kind,
+            "Rename it or drop it, or name another audit table.",
+        ),
+        (
+            f"SELECT FROM pg_catalog.pg_inherits WHERE inhrelid OPERATOR(pg_catalog.=) {relation}",
+            parent,
+            f"ALTER TABLE {table} NO INHERIT ..., or DETACH PARTITION.",
+        ),
+    ]
+    if "audit_id" in spec.audit_column_names:
+        refusals.append(
+            (
+                f"SELECT FROM pg_catalog.pg_attribute WHERE attrelid OPERATOR(pg_catalog.=)"
+                f" {relation} AND attname OPERATOR(pg_catalog.=) 'audit_id'"
+                " AND attidentity OPERATOR(pg_catalog.=) '' AND NOT EXISTS ("
+                "SELECT FROM pg_catalog.pg_attrdef AS d JOIN pg_catalog.pg_depend AS p"
+                " ON p.objid OPERATOR(pg_catalog.=) d.oid AND p.classid OPERATOR(pg_catalog.=)"
+                " 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND p.refclassid"
+                " OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass"
+                " JOIN pg_catalog.pg_sequence AS q ON q.seqrelid OPERATOR(pg_catalog.=) p.refobjid"
+                " WHERE d.adrelid OPERATOR(pg_catalog.=) attrelid"
+                " AND d.adnum OPERATOR(pg_catalog.=) attnum)",
+                number,
+                f"{identity}, after DROP DEFAULT if it has one.",
+            )
+        )
+    lines = []
+    for query, message, hint in refusals:
+        lines += [
+            f"  IF EXISTS ({query}) THEN",
+            "    RAISE EXCEPTION USING ERRCODE = 'wrong_object_type', MESSAGE =",
+            f"      {literal(message)},",
+            f"      HINT = {literal(hint)};",
+            "  END IF;",
+        ]
+    return lines
 
 
 def _rights_of_owner(spec: AuditSpec, default_schema: str) -> list[str]:

@@ -169,3 +169,38 @@ def test_a_downgrade_does_not_run_it_as_the_deployer(squatted: Lab) -> None:
             "SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'public_mine_audit'"
         )
         assert (found == [(APP,)]) is (owner == APP)
+
+
+REFUSED = {
+    "view": (
+        "CREATE VIEW public.account_audit AS SELECT 1::bigint AS audit_id, 'I'::varchar(1) AS"
+        " audit_operation, now() AS audit_operation_timestamp, 1::bigint AS audit_transaction_id,"
+        " 'x'::varchar(64) AS audit_current_user, 1 AS id, 'x'::text AS email",
+        "is a view or a foreign table, which keeps no records",
+        "DROP VIEW public.account_audit; " + TABLE,
+    ),
+    "random": (
+        TABLE.replace("GENERATED ALWAYS AS IDENTITY", "DEFAULT (random() * 1e9)"),
+        "is numbered by no sequence, so records have no order",
+        "ALTER TABLE public.account_audit ALTER audit_id DROP DEFAULT,"
+        " ALTER audit_id ADD GENERATED ALWAYS AS IDENTITY",
+    ),
+    "parent": (
+        f"CREATE TABLE public.above (email text); {TABLE} INHERITS (public.above)",
+        "inherits from another table",
+        "ALTER TABLE public.account_audit NO INHERIT public.above",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", REFUSED)
+def test_what_is_no_audit_table(lab: Lab, how: str) -> None:
+    """The deployer's own view, or a table without an order or with a parent, is no audit table."""
+    made, message, remedy = REFUSED[how]
+    lab.deploy("CREATE TABLE public.account (id int PRIMARY KEY, email text)", made)
+    create(lab, checked=False)  # a control: PostgreSQL takes it
+    lab.deploy("DROP FUNCTION public.public_account_audit() CASCADE")
+    with pytest.raises(psycopg2.errors.WrongObjectType, match=message):
+        create(lab)
+    lab.deploy(remedy)
+    create(lab)
