@@ -43,6 +43,13 @@ def add_arguments(parser: ArgumentParser, *, name_option: bool = True) -> None:
     parser.add_argument(
         "--url", help="the database; the default is DATABASE_URL, or else PGHOST, PGDATABASE ..."
     )
+    parser.add_argument(
+        "--trust-owner",
+        metavar="ROLE",
+        action="append",
+        default=[],
+        help="read audit tables of this role too, whose code may then run with your rights",
+    )
 
 
 def config_file(arguments: Namespace) -> str | None:
@@ -125,9 +132,8 @@ def _pin(connection: sa.Connection) -> None:
     For the transaction: a pool of connections, as pgbouncer's, would hand a setting of the session
     to somebody else.
     """
-    at_once = {"stream_results": False, "yield_per": None}
     for setting in (f"search_path = {PINNED}", "row_security = off"):
-        connection.exec_driver_sql(f"SET LOCAL {setting}", execution_options=at_once)
+        connection.exec_driver_sql(f"SET LOCAL {setting}")
 
 
 def _sync_url(given: str | URL | None) -> URL:

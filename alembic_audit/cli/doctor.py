@@ -161,7 +161,12 @@ def _examine_models(
     if not models.metadatas:
         if coverage:
             raise CliError("--coverage needs the models, and env.py has no target_metadata")
-        examination = doctor.examined(models.connection, replayed=replay, progress=progress)
+        examination = doctor.examined(
+            models.connection,
+            replayed=replay,
+            progress=progress,
+            trusted_owners=arguments.trust_owner,
+        )
         return Report(database, None, examination)
     found = doctor.examined(
         models.connection,
@@ -171,6 +176,7 @@ def _examine_models(
         left_out=models.left_out,
         replayed=replay,
         progress=progress,
+        trusted_owners=arguments.trust_owner,
     )
     if not models.is_switched_on:
         found.findings.insert(
@@ -192,7 +198,13 @@ def _by_url(arguments: Namespace, progress: Progress | None) -> Report:
     try:
         specs = None if metadatas is None else _specs(metadatas)
         with connect.connected(arguments.url) as connection:
-            found = doctor.examined(connection, specs, replayed=arguments.replay, progress=progress)
+            found = doctor.examined(
+                connection,
+                specs,
+                replayed=arguments.replay,
+                progress=progress,
+                trusted_owners=arguments.trust_owner,
+            )
             database = _database(connection)
         if arguments.coverage:
             found.findings[:0] = doctor.coverage(metadatas or ())

@@ -10,7 +10,7 @@ from alembic_audit.catalog.columns import read_sizes
 from alembic_audit.cli import connect, output
 from alembic_audit.cli.errors import EXIT_HEALTHY
 from alembic_audit.cli.output import Plain
-from alembic_audit.cli.trails import Trails
+from alembic_audit.cli.trails import Trails, leave_out
 from alembic_audit.reading.database import audit_of
 from alembic_audit.reading.qualified import Text, catalog
 from alembic_audit.states import AuditState, Name
@@ -57,12 +57,16 @@ def run(arguments: Namespace) -> int:
         trails = Trails.read(connection, arguments)
         audits = {name: audit_of(name, state) for name, state in sorted(trails.states.items())}
         sizes = read_sizes(connection, audits.values())
+        trails.lock(audits)
         lines = []
         with output.progress(list(audits.items()), "counting") as each:
             for name, audit in each:
                 size, estimate = sizes.get(audit, (None, None))
                 read = _ends(audit, trails.columns.get(audit, {}), counted=not arguments.estimate)
-                rows = [] if read is None else trails.some(name, read)
+                refusal = trails.refusals[name] if read is not None else None
+                if refusal:
+                    leave_out(name, f"{refusal}; the number of its records is an estimate")
+                rows = [] if read is None or refusal else trails.some(name, read)
                 first, last, count = rows[0].values() if rows else (None, None, None)
                 lines.append(
                     _Status(
@@ -70,7 +74,7 @@ def run(arguments: Namespace) -> int:
                             "table": ".".join(name),
                             "audit table": ".".join(audit),
                             "state": _state(trails.states[name]),
-                            "records": estimate if arguments.estimate else count,
+                            "records": estimate if arguments.estimate or refusal else count,
                             "bytes": size,
                             "first": first,
                             "last": last,

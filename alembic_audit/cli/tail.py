@@ -101,7 +101,14 @@ def run(arguments: Namespace) -> int:
         if not arguments.follow:
             output.write(arguments, list(_records(trails, known, newest)), "newest records")
             return EXIT_HEALTHY
-        follower = Follower(connection, list(known.values()))
+
+        def prepare() -> None:
+            """See again that what is read may be: somebody may have changed it meanwhile."""
+            trails.lock(known)
+            for name in known:
+                trails.of(name)
+
+        follower = Follower(connection, list(known.values()), prepare)
         newest = _newest(trails, known, arguments, follower.is_earlier)
         first, to_come = _records(trails, known, newest), _to_come(trails, follower, arguments)
         output.follow(arguments, itertools.chain(first, to_come))

@@ -3,12 +3,13 @@
 import dataclasses
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from alembic_audit.catalog.columns import read_columns
+from alembic_audit.catalog.trust import lock_trusted
 from alembic_audit.cli.errors import CliError
 from alembic_audit.cli.output import Replaced
 from alembic_audit.cli.text import escaped
@@ -29,13 +30,26 @@ class Trails:
     states: dict[Name, AuditState]
     columns: dict[Name, dict[str, str]]
     as_json: bool
+    trusted: Sequence[str]
+    refusals: dict[Name, str | None] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def read(cls, connection: sa.Connection, arguments: Namespace) -> "Trails":
         """Look which trails there are."""
         states = database.read_states(connection)
         audits = [database.audit_of(name, state) for name, state in states.items()]
-        return cls(connection, states, read_columns(connection, audits), arguments.json)
+        columns = read_columns(connection, audits)
+        return cls(connection, states, columns, arguments.json, arguments.trust_owner)
+
+    def lock(self, names: Iterable[Name]) -> None:
+        """Lock the audit tables of trails, and find out which of them must not be read.
+
+        Args:
+            names: The trails. It is to be called again in each transaction.
+        """
+        audits = {name: database.audit_of(name, self.states[name]) for name in names}
+        refused = lock_trusted(self.connection, audits.values(), self.trusted)
+        self.refusals.update((name, refused.get(audit)) for name, audit in audits.items())
 
     def name_of(self, text: str) -> Name:
         """Return the table that a person means.
@@ -50,16 +64,23 @@ class Trails:
         """Return a trail.
 
         Raises:
-            ReadingError: It cannot be read.
+            ReadingError: It cannot be read, or must not.
         """
         state = self.states[name]
+        made = self._made(name, state)
+        if name not in self.refusals:
+            self.lock([name])
+        if reason := self.refusals[name]:
+            raise ReadingError(reason)
+        return made
+
+    def _made(self, name: Name, state: AuditState) -> Trail:
         columns = self.columns.get(database.audit_of(name, state), {})
         return database.make_trail(name, state, columns, as_json=self.as_json)
 
     def rows(self, statement: Any) -> Iterator[dict[str, Any]]:
         """Return the rows of a statement as they come."""
-        streamed = self.connection.execution_options(yield_per=_BATCH)
-        for row in streamed.execute(statement):
+        for row in self.connection.execute(statement, execution_options={"yield_per": _BATCH}):
             yield dict(row._mapping)
 
     def some(
@@ -223,7 +244,9 @@ def readable(trails: Trails, names: Sequence[str]) -> Iterator[tuple[Name, Trail
     Raises:
         ReadingError: One that is named cannot be read.
     """
-    for name in [trails.name_of(text) for text in names] or sorted(trails.states):
+    wanted = [trails.name_of(text) for text in names] or sorted(trails.states)
+    trails.lock(wanted)
+    for name in wanted:
         try:
             yield name, trails.of(name)
         except ReadingError as error:

@@ -9,6 +9,7 @@ from alembic_audit import catalog, options, tables
 from alembic_audit.catalog.everything import read_everything
 from alembic_audit.catalog.health import Health, Place, read_health, read_schemas
 from alembic_audit.catalog.path import pinned
+from alembic_audit.catalog.trust import lock_trusted
 from alembic_audit.doctor import around, replay, rights, settings
 from alembic_audit.doctor import values as kinds
 from alembic_audit.doctor.trail import Check, Trail, WideCheck, shown
@@ -48,6 +49,7 @@ def examine(
     left_out: Collection[Name] = (),
     replayed: bool = False,
     progress: replay.Progress | None = None,
+    trusted_owners: Collection[str] = (),
 ) -> list[Finding]:
     """Return what is wrong with the trails of a database, the worst first.
 
@@ -64,6 +66,8 @@ def examine(
         replayed: Also replay every record of every trail, and compare what comes out with the
             tables. That reads all of them.
         progress: Is told the table and how many of its keys were replayed.
+        trusted_owners: Roles whose audit tables are read too, though reading runs code of theirs
+            with the rights of the current user.
 
     Raises:
         AuditError: The connection is in AUTOCOMMIT.
@@ -79,6 +83,7 @@ def examine(
         left_out=left_out,
         replayed=replayed,
         progress=progress,
+        trusted_owners=trusted_owners,
     ).findings
 
 
@@ -104,12 +109,23 @@ def examined(
     left_out: Collection[Name] = (),
     replayed: bool = False,
     progress: replay.Progress | None = None,
+    trusted_owners: Collection[str] = (),
 ) -> Examination:
     """Return what ``examine`` returns, and of which tables; the arguments are the same."""
     with pinned(connection):
-        examination, trails = _examined(connection, specs, schemas, prefixes, left_out)
-        for trail in trails if replayed else ():
-            examination.findings.extend(replay.findings(connection, trail, progress))
+        examination, trails, refusals = _examined(
+            connection, specs, schemas, prefixes, left_out, trusted_owners
+        )
+        if replayed:
+            sources = [trail.place.source for trail in trails]
+            refusals |= lock_trusted(connection, sources, trusted_owners)
+            for trail in trails:
+                place = trail.place
+                if refusal := refusals.get(place.audit) or refusals.get(place.source):
+                    reason = f"the trail was not replayed: {refusal}"
+                    examination.findings.append(trail.finding(kinds.NOT_REPLAYED, reason))
+                else:
+                    examination.findings.extend(replay.findings(connection, trail, progress))
     examination.findings.sort(
         key=lambda one: (SEVERITIES.index(one.severity), one.table, one.kind, one.what)
     )
@@ -122,7 +138,9 @@ def _examined(
     schemas: Collection[str] | None,
     prefixes: Collection[str] | None,
     left_out: Collection[Name],
-) -> tuple[Examination, list[Trail]]:
+    trusted_owners: Collection[str],
+) -> tuple[Examination, list[Trail], dict[Name, str]]:
+    """What was found, the trails, and why audit tables must not be read."""
     default_schema = connection.dialect.default_schema_name or "public"
     if specs is None:
         schemas = read_schemas(connection) if schemas is None else schemas
@@ -141,11 +159,13 @@ def _examined(
     if specs is not None:
         made += _beside_models(specs, states, found, default_schema)
     trails = [Trail(states[name], places[name], health, places) for name in sorted(states)]
+    readable = [one.audit for one in places.values() if one.audit in health.relations]
+    refusals = lock_trusted(connection, readable, trusted_owners)
     for trail in trails:
         made += [one for check in _CHECKS for one in check(trail)]
-        made += settings.records(connection, trail)
+        made += settings.records(connection, trail, refusals.get(trail.place.audit))
     made += [one for wide in _WIDE_CHECKS for one in wide(trails)]
-    return Examination([trail.name for trail in trails], made), trails
+    return Examination([trail.name for trail in trails], made), trails, refusals
 
 
 def coverage(metadatas: Iterable[sa.MetaData]) -> list[Finding]:

@@ -40,8 +40,14 @@ def required(trail: Trail) -> Iterator[Finding]:
             )
 
 
-def records(connection: sa.Connection, trail: Trail) -> Iterator[Finding]:
-    """What the newest records say: settings, transaction ids, the sequence."""
+def records(connection: sa.Connection, trail: Trail, refusal: str | None) -> Iterator[Finding]:
+    """What the newest records say: settings, transaction ids, the sequence.
+
+    Args:
+        connection: Where to read.
+        trail: Whose records.
+        refusal: Why they must not be read.
+    """
     audit = trail.audit
     if audit is None:
         return
@@ -50,6 +56,9 @@ def records(connection: sa.Connection, trail: Trail) -> Iterator[Finding]:
             kinds.NOT_READ,
             f"{_me(connection)} may not read {trail.audit_name}: its records were not looked at",
         )
+        return
+    if refusal is not None:
+        yield trail.finding(kinds.NOT_READ, refusal, "see the reason")
         return
     primary_key = json.loads(audit.primary_key or "[]")
     settings = [setting.column for setting in trail.spec.session_settings]

@@ -1,7 +1,7 @@
 """follow: the records of trails as they settle, each once, however their transactions overlap."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 
@@ -26,9 +26,16 @@ class Follower:
     Args:
         connection: In REPEATABLE READ, so that all trails are read at one moment.
         trails: Which trails.
+        prepare: What to do in a transaction before audit tables are read.
     """
 
-    def __init__(self, connection: sa.Connection, trails: Sequence[Trail]) -> None:
+    def __init__(
+        self,
+        connection: sa.Connection,
+        trails: Sequence[Trail],
+        prepare: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._prepare = prepare
         self._connection = connection
         self._trails = tuple(trails)
         self._end = self._settled()
@@ -51,6 +58,7 @@ class Follower:
         end = self._settled()
         if end == self._end or not self._trails:
             return []
+        self._prepare()
         is_past = self._end >= self._mark.following
         if is_past:
             self._floors = self._mark.last

@@ -314,6 +314,7 @@ def test_an_operator_that_fits_better(
     monkeypatch.setattr(sys.modules["alembic_audit.reading.history"], "compare", plain)
     with pytest.raises(sa.exc.DBAPIError, match="captured"):
         read()
+    engine.dispose()
 
 
 def test_a_key_of_an_extension(database: Database) -> None:
