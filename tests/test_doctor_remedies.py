@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from alembic_audit import doctor
+from alembic_audit.sql.history import rename_omitted_columns
 from tests.conftest import Database
 from tests.journey import psql
 from tests.project import Project
@@ -33,14 +35,15 @@ CHANGES = {
 }
 
 
-def models() -> sa.MetaData:
+def models(length: int = 10, **options: Any) -> sa.MetaData:
     metadata = sa.MetaData()
     sa.Table(
         "account",
         metadata,
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("email", sa.Text),
-        info={"audit.options": {"enabled": True, "append_only": True}},
+        sa.Column("word", sa.String(length)),
+        info={"audit.options": {"enabled": True, "append_only": True, **options}},
     )
     return metadata
 
@@ -131,3 +134,36 @@ def test_an_edit_without_the_guard(project: Project) -> None:
         statement = one.cure.rpartition("write down why: ")[2]
         project.execute(statement)
         assert [] == found(project)
+
+
+SILENCE = "COMMENT ON CONSTRAINT account_audit_pkey ON account_audit IS NULL"
+
+
+def test_a_downgrade_explains_itself(project: Project) -> None:
+    """A column that becomes narrower writes records again, and leaves a note which says so."""
+    project.migrate(models(20))
+    project.execute("INSERT INTO account VALUES (30, 'a', 'b')")
+    project.downgrade()
+    assert [(10 + 4,)] == project.rows(
+        "SELECT atttypmod FROM pg_attribute WHERE attname = 'word'"
+        " AND attrelid = 'account_audit'::regclass"
+    )
+    assert [] == found(project)
+    project.execute(SILENCE)
+    assert ["records written again"] == [one.kind for one in found(project)]
+
+
+def test_a_renaming_explains_itself(project: Project) -> None:
+    """So do names of columns that records leave out, in a savepoint too."""
+    project.migrate(models(sparse_columns=["email"]))
+    for word in "abc":
+        project.execute(f"UPDATE account SET word = '{word}'")
+    statement = rename_omitted_columns('"public"."account_audit"', [("email", "mail")])
+    project.execute("SAVEPOINT x", statement.replace("%", "%%"))
+    assert [("{mail}",)] == project.rows(
+        "SELECT DISTINCT audit_omitted_columns::text FROM account_audit"
+        " WHERE audit_omitted_columns IS NOT NULL"
+    )
+    assert [] == found(project)
+    project.execute(SILENCE)
+    assert ["records written again"] == [one.kind for one in found(project)]

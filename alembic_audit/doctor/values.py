@@ -128,8 +128,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     REWRITTEN: (
         WARNING,
         "compare the trail with a copy of it, and find who ran that transaction: ALTER TABLE ... "
-        "TYPE, SET LOGGED, op.alter_audit_column to a narrower type and op.rename_audited_column "
-        "of a trail with sparse_columns write records again, and an edit without the guard does",
+        "TYPE and SET LOGGED write records again, and so does an edit without the guard",
     ),
     EVENT_TRIGGER: (INFO, "know that it runs in migrations, and may refuse or change them"),
     # Who may do what.

@@ -187,7 +187,7 @@ def _resized(table: str, column: str, schema: str, new_type: str, before: list[s
         "hold some that a REPEATABLE READ transaction does not see, and kept its type"
     )
     return do_unfiltered(
-        [],
+        _EXPLANATION,
         [
             f"  LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE;",
             *before,
@@ -200,6 +200,13 @@ def _resized(table: str, column: str, schema: str, new_type: str, before: list[s
             "    EXIT unfiltered;",
             "  END IF;",
             f"  {_set_type(name, column, new_type)};",
+            *_explain(
+                name,
+                f"column {column} became {new_type}",
+                "pg_catalog.pg_attribute",
+                f"attrelid OPERATOR(pg_catalog.=) {literal(name)}::pg_catalog.regclass AND attname"
+                f" OPERATOR(pg_catalog.=) {literal(column)}",
+            ),
             "EXCEPTION WHEN data_exception THEN",
             f"  RAISE NOTICE USING MESSAGE = {literal(kept)};",
         ],
@@ -332,7 +339,7 @@ def rename_omitted_columns(name: str, renamed: Sequence[tuple[str, str]]) -> str
         omitted = f"pg_catalog.array_replace({omitted}, {texts})"
     names = ", ".join(literal(old) for old, _ in renamed)
     return do_unfiltered(
-        _GUARD,
+        [*_GUARD, *_EXPLANATION],
         [
             f"  IF NOT {has_column(name, OMITTED_COLUMNS)} THEN",
             "    EXIT unfiltered;",
@@ -342,9 +349,54 @@ def rename_omitted_columns(name: str, renamed: Sequence[tuple[str, str]]) -> str
             f"  UPDATE {name} SET {OMITTED_COLUMNS} = {omitted}",
             f"  WHERE {OMITTED_COLUMNS} OPERATOR(pg_catalog.&&)",
             f"    ARRAY[{names}]::pg_catalog.text[];",
+            "  IF FOUND THEN",
+            *_explain(name, "renamed columns that records leave out", *_guard_rows(name)),
+            "  END IF;",
             *_guard_on(name),
         ],
     )
+
+
+def _guard_rows(name: str) -> tuple[str, str]:
+    """The catalog and the condition of the guards of a table."""
+    return (
+        "pg_catalog.pg_trigger JOIN pg_catalog.pg_proc"
+        " ON pg_proc.oid OPERATOR(pg_catalog.=) tgfoid",
+        f"tgrelid OPERATOR(pg_catalog.=) {literal(name)}::pg_catalog.regclass AND tgtype"
+        f" OPERATOR(pg_catalog.=) {GUARD_TYPES['row']}"
+        f" AND pg_catalog.starts_with(prosrc, {literal(HEADER)})",
+    )
+
+
+_EXPLANATION = ["  explanation pg_catalog.text;"]
+
+
+def _explain(name: str, why: str, catalog: str, condition: str) -> list[str]:
+    """Lines that let doctor know why records of an append-only table were written again.
+
+    Args:
+        name: The audit table, qualified and quoted.
+        why: In a few words.
+        catalog: One with a row that was written with the records: its ``xmin`` is theirs.
+        condition: Of that row.
+    """
+    guard, is_guard = _guard_rows(name)
+    written = "pg_trigger.xmin" if catalog == guard else "xmin"
+    return [
+        "  SELECT pg_catalog.format('COMMENT ON CONSTRAINT %I ON %s IS %L', k.conname,",
+        f"    {literal(name)}, pg_catalog.concat_ws('; ',",
+        "      pg_catalog.obj_description(k.oid, 'pg_constraint'), pg_catalog.concat(",
+        f"        'transaction ', (SELECT {written} FROM {catalog}",
+        f"          WHERE {condition} LIMIT 1), {literal(f': {why}')}))) INTO explanation",
+        "  FROM pg_catalog.pg_constraint AS k",
+        f"  WHERE k.conrelid OPERATOR(pg_catalog.=) {literal(name)}::pg_catalog.regclass",
+        "    AND k.contype OPERATOR(pg_catalog.=) 'p'",
+        f"    AND EXISTS (SELECT FROM {name})",
+        f"    AND EXISTS (SELECT FROM {guard} WHERE {is_guard});",
+        "  IF explanation IS NOT NULL THEN",
+        "    EXECUTE explanation;",
+        "  END IF;",
+    ]
 
 
 PURGES = "alembic_audit_purges"
