@@ -88,7 +88,12 @@ def undelete(
     return planned(connectable, [_part(trail, [Target(newest, newest, newest - 1)], None, values)])
 
 
-def undo(connectable: Connectable, transaction: TransactionId, *sources: Any) -> Restoration:
+def undo(
+    connectable: Connectable,
+    transaction: TransactionId,
+    *sources: Any,
+    values: Mapping[Any, Mapping[Any, Mapping[str, Any]]] | None = None,
+) -> Restoration:
     """Plan to take back what a whole transaction did to some tables.
 
     Of a row that was changed again later, the columns that were not are put back; where the same
@@ -103,6 +108,9 @@ def undo(connectable: Connectable, transaction: TransactionId, *sources: Any) ->
         transaction: Its number, ``audit_transaction_id``.
         *sources: Audited classes or Tables, or a MetaData for all of its audited tables. A class
             with joined inheritance stands for all tables that it is mapped to.
+        values: What to write into columns whose value cannot come back, row by row:
+            ``{Account: {42: {"pin": 1234}}}``. A class with joined inheritance has several tables:
+            name the Table.
 
     Returns:
         The plan.
@@ -117,15 +125,55 @@ def undo(connectable: Connectable, transaction: TransactionId, *sources: Any) ->
     trails = {trail.table: trail for trail in map(replayable, _tables(sources))}
     run = _ready(connectable, "undo", trails.values())
     number = int(transaction.value)
+    given = _values_of_rows(values or {}, trails)
+    named = {one.__table__: one.__name__ for one in sources if hasattr(one, "__table__")}
     parts = [
-        Part(trail, tuple(targets), of_transaction=True)
+        Part(
+            trail,
+            tuple(targets),
+            of_transaction=True,
+            of_rows=given.get(trail.table, {}),
+            source=named.get(trail.table, f"metadata.tables[{trail.table.key!r}]"),
+        )
         for trail in trails.values()
         if (targets := [*_touched(run, trail, number), *_emptied(run, trail, number)])
     ]
     if not parts:
         names = ", ".join(repr(table.fullname) for table in trails)
         raise RestoreError(f"transaction {number} has no record of {names}")
-    return planned(connectable, parts)
+    plan = planned(connectable, parts)
+    _see_used(plan, given)
+    return plan
+
+
+def _values_of_rows(
+    values: Mapping[Any, Mapping[Any, Mapping[str, Any]]], trails: Mapping[sa.Table, Trail]
+) -> dict[sa.Table, dict[tuple[Any, ...], dict[str, Any]]]:
+    """The values that were given, by table, key and column."""
+    given: dict[sa.Table, dict[tuple[Any, ...], dict[str, Any]]] = {}
+    for source, of_rows in values.items():
+        trail = _trail(source)
+        if trail.table not in trails:
+            raise RestoreError(
+                f"values: {trail.table.fullname!r} is not among what is undone; name it there too"
+            )
+        given[trail.table] = {
+            tuple(trail.key_values(key)): _by_column(trail, one) for key, one in of_rows.items()
+        }
+    return given
+
+
+def _see_used(
+    plan: Restoration, given: Mapping[sa.Table, Mapping[tuple[Any, ...], Mapping[str, Any]]]
+) -> None:
+    changed = {(one.table, one.key) for one in plan.rows}
+    for table, of_rows in given.items():
+        for key in of_rows:
+            if (table.fullname, key) not in changed:
+                raise RestoreError(
+                    f"values: nothing is put back into row {rows.key_text(key)} of "
+                    f"{table.fullname!r}; leave it out"
+                )
 
 
 def _ready(connectable: Any, verb: str, trails: Iterable[Trail]) -> Any:
@@ -196,8 +244,13 @@ def _part(
     if isinstance(columns, str):
         raise RestoreError(f"columns={columns!r} is one text; write [{columns!r}]")
     wanted = None if columns is None else frozenset(column_of(trail, name) for name in columns)
+    return Part(trail, tuple(targets), columns=wanted, values=_by_column(trail, values or {}))
+
+
+def _by_column(trail: Trail, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by the names of columns; they may be given by those of attributes."""
     given = {}
-    for name, value in (values or {}).items():
+    for name, value in values.items():
         column = next(
             (one for one in trail.table.columns if name in (one.name, trail.attribute(one.name))),
             None,
@@ -206,7 +259,7 @@ def _part(
             what = "is the key" if column is not None else "is no column"
             raise RestoreError(f"values: {name!r} {what} of {trail.table.fullname!r}")
         given[column.name] = value
-    return Part(trail, tuple(targets), columns=wanted, values=given)
+    return given
 
 
 def _target(run: Any, trail: Trail, key: Any, before: sa.ColumnElement[bool]) -> Target:

@@ -13,6 +13,7 @@ from alembic_audit.reading.difference import Change
 from alembic_audit.reading.trail import Trail
 from alembic_audit.restoring import rows, write
 from alembic_audit.restoring.cascade import children
+from alembic_audit.restoring.order import arranged
 from alembic_audit.restoring.rows import Part, Row, Target
 from alembic_audit.restoring.steps import Action, Step, Work
 
@@ -36,6 +37,8 @@ class RowChange:
         changes: The columns that change, from what they are to what they were.
         since: The records of the row after that moment, by ``audit_id``; ``history`` says who
             wrote them. Empty for ``undo``.
+        apart: Columns that are NULL until the rows that they refer to are inserted, or become NULL
+            before these are deleted: each row needs the other.
     """
 
     table: str
@@ -43,12 +46,16 @@ class RowChange:
     action: Action
     changes: tuple[Change, ...]
     since: tuple[int, ...]
+    apart: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         shown = ", ".join(f"{one.name}: {one.before!r} -> {one.after!r}" for one in self.changes)
         what = f"{self.action} {self.table} {rows.key_text(self.key)}"
         if shown:
             what += f": {shown}"
+        if self.apart:
+            when = "set at last" if self.action == "insert" else "set to NULL first"
+            what += f" ({', '.join(self.apart)} {when})"
         return f"{what} (since then: {_records(self.since)})" if self.since else what
 
 
@@ -90,6 +97,7 @@ class Lost:
         column: Of which column.
         reason: Why.
         needed: Whether the row cannot be inserted without it.
+        remedy: The argument to give then.
     """
 
     table: str
@@ -97,9 +105,10 @@ class Lost:
     column: str
     reason: str
     needed: bool
+    remedy: str = dataclasses.field(default="values={...}", compare=False)
 
     def __str__(self) -> str:
-        needed = "; needed, give values={...}" if self.needed else ""
+        needed = f"; needed, give {self.remedy}" if self.needed else ""
         return (
             f"{self.table} {rows.key_text(self.key)}: {self.column} is lost: {self.reason}{needed}"
         )
@@ -114,6 +123,7 @@ class Restoration:
         conflicts: Rows that were changed again since the transaction that is undone, and rows
             that a deletion would take along.
         lost: Values that cannot come back.
+        deferred: Constraints that are checked at the end, since rows refer to each other.
     """
 
     rows: tuple[RowChange, ...]
@@ -121,10 +131,12 @@ class Restoration:
     lost: tuple[Lost, ...]
     _connectable: Any = dataclasses.field(repr=False)
     _work: tuple[Work, ...] = dataclasses.field(repr=False)
+    deferred: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return _lines(
             [
+                *(f"defer {name}" for name in self.deferred),
                 *(self.rows or ["nothing to restore"]),
                 *(f"conflict: {one}" for one in self.conflicts),
                 *self.lost,
@@ -162,7 +174,9 @@ class Restoration:
         if not isinstance(self._connectable, sa.Connection):
             # What is refused here is no refusal of the plan.
             self._connectable.flush()
-        run = functools.partial(write.run, self._connectable, self._work, overwrite=overwrite)
+        run = functools.partial(
+            write.run, self._connectable, self._work, self.deferred, overwrite=overwrite
+        )
         try:
             try:
                 run(deletes_first=False)
@@ -205,12 +219,16 @@ def planned(connectable: Any, parts: Iterable[Part]) -> Restoration:
                 steps.append(step)
                 conflicts += _conflict(part, row)
         work.append(Work(part, tuple(steps)))
-        changes += _changes(connectable, work[-1])
+    work, deferred = arranged(connectable, work)
+    for each in work:
+        changes += _changes(connectable, each)
     conflicts += (
         Conflict(table.fullname, key, columns, None)
         for table, key, columns in children(connectable, work)
     )
-    return Restoration(tuple(changes), tuple(conflicts), tuple(lost), connectable, tuple(work))
+    return Restoration(
+        tuple(changes), tuple(conflicts), tuple(lost), connectable, tuple(work), deferred
+    )
 
 
 def _see_complete(trail: Trail, row: Row) -> None:
@@ -265,19 +283,20 @@ def _step(part: Part, row: Row) -> Step | None:
         return Step(row, "delete", (), {}, {})
     names = _writable(part.trail, part.trail.recorded)
     reasons = _reasons(part, row, names)
-    written = tuple(name for name in names if name not in reasons and name not in part.values)
-    return Step(row, "insert", written, part.values, reasons)
+    given = part.given(row)
+    written = tuple(name for name in names if name not in reasons and name not in given)
+    return Step(row, "insert", written, given, reasons)
 
 
 def _changed(part: Part, row: Row) -> Step | None:
     """Return what is written into a row that was there and is."""
-    spec = part.trail.spec
-    if unknown := [name for name in part.values if name not in spec.stored]:
+    spec, values = part.trail.spec, part.given(row)
+    if unknown := [name for name in values if name not in spec.stored]:
         raise RestoreError(
             f"values: {unknown[0]!r} of {part.trail.table.fullname!r} is not recorded, and nothing "
             f"says that it changed; row {row.name} is there, update it by hand"
         )
-    if ignored := {*part.values, *(part.columns or ())} & {*spec.ignore_columns}:
+    if ignored := {*values, *(part.columns or ())} & {*spec.ignore_columns}:
         raise RestoreError(
             f"{min(ignored)!r} of {part.trail.table.fullname!r} is in ignore_columns, and not all "
             f"of its changes are recorded; row {row.name} is there, update it by hand"
@@ -289,8 +308,8 @@ def _changed(part: Part, row: Row) -> Step | None:
         names = [name for name in names if name in row.changed]
     names = _writable(part.trail, names)
     reasons = _reasons(part, row, names)
-    written = tuple(name for name in names if name not in reasons and name not in part.values)
-    given = {name: value for name, value in part.values.items() if name in names}
+    written = tuple(name for name in names if name not in reasons and name not in values)
+    given = {name: value for name, value in values.items() if name in names}
     return Step(row, "update", written, given, reasons) if names else None
 
 
@@ -312,7 +331,7 @@ def _reasons(part: Part, row: Row, names: Iterable[str]) -> dict[str, str]:
         former = {
             key: value for key, value in row.former.items() if key.startswith(cut(f"{name}__", 9))
         }
-        if name in part.values:
+        if name in part.given(row):
             continue
         if name in part.trail.spec.hash_columns and name not in row.nulls:
             reasons[name] = "a hash of it is recorded"
@@ -341,7 +360,10 @@ def _lost(part: Part, step: Step) -> Iterator[Lost]:
         needed = step.action == "insert" and not (
             column.nullable or column.server_default is not None or column.identity is not None
         )
-        yield Lost(table.fullname, step.row.key, name, reason, needed)
+        remedy = f"values={{{name!r}: ...}}"
+        if part.of_transaction:
+            remedy = f"values={{{part.source}: {{{step.row.name}: {{{name!r}: ...}}}}}}"
+        yield Lost(table.fullname, step.row.key, name, reason, needed, remedy)
 
 
 def _changes(connectable: Any, work: Work) -> Iterator[RowChange]:
@@ -351,7 +373,12 @@ def _changes(connectable: Any, work: Work) -> Iterator[RowChange]:
     for step, (now, then) in zip(work.steps, found, strict=True):
         after = {**{name: then[name] for name in step.names}, **step.given}
         changes = tuple(Change(name, now.get(name), after[name]) for name in after)
-        yield RowChange(table.fullname, step.row.key, step.action, changes, step.row.since)
+        apart: tuple[str, ...] = ()
+        if step.action == "insert":
+            apart = tuple(name for name in work.set_later if then.get(name) is not None)
+        elif step.action == "delete":
+            apart = work.cleared
+        yield RowChange(table.fullname, step.row.key, step.action, changes, step.row.since, apart)
 
 
 def _done(connectable: Any, work: Work, planned: Iterable[RowChange]) -> Iterator[RowChange]:

@@ -61,6 +61,8 @@ class Part:
         columns: Those to put back; None for all.
         values: What to write where a value cannot come back.
         of_transaction: Whether only what a transaction changed is put back.
+        of_rows: The same by key, where each row has its own.
+        source: What was named, as messages show it.
     """
 
     trail: Trail
@@ -68,6 +70,12 @@ class Part:
     columns: frozenset[str] | None = None
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     of_transaction: bool = False
+    of_rows: Mapping[tuple[Any, ...], Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    source: str = ""
+
+    def given(self, row: "Row") -> Mapping[str, Any]:
+        """What to write into a row where a value cannot come back."""
+        return {**self.values, **self.of_rows.get(row.key, {})}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -130,13 +138,16 @@ def connection(run: Any, table: sa.Table) -> sa.Connection:
 
 def are_hidden(run: Any, table: sa.Table) -> bool:
     """Return whether row level security may hide rows of a table from the role in force."""
+    active = sa.select(catalog.row_security_active(name_of(run, table)))
+    return bool(connection(run, table).scalar(active))
+
+
+def name_of(run: Any, table: sa.Table) -> str:
+    """A table as SQLAlchemy writes it: without a schema the search_path decides."""
     options = connection(run, table).get_execution_options()
     named = options.get("schema_translate_map") or {}
     schema = named.get(table.schema, table.schema)
-    # As SQLAlchemy writes it: without a schema the search_path decides.
-    name = quote(table.name) if schema is None else qualify(schema, table.name)
-    active = sa.select(catalog.row_security_active(name))
-    return bool(connection(run, table).scalar(active))
+    return quote(table.name) if schema is None else qualify(schema, table.name)
 
 
 def read(run: Any, trail: Trail, targets: Sequence[Target]) -> Iterator[Row]:

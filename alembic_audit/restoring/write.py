@@ -1,27 +1,36 @@
 """The statements of a restoration: values go from the audit table to the table in PostgreSQL."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.schema import sort_tables_and_constraints
 
+from alembic_audit.ddl import verbatim
 from alembic_audit.errors import RestoreError
 from alembic_audit.reading.history import free
 from alembic_audit.reading.trail import Trail
 from alembic_audit.restoring import rows
 from alembic_audit.restoring.cascade import children
 from alembic_audit.restoring.rows import Target
-from alembic_audit.restoring.steps import Action, Step, Work
+from alembic_audit.restoring.steps import Step, Work, alike
 
 
-def run(connectable: Any, work: Sequence[Work], *, overwrite: bool, deletes_first: bool) -> None:
+def run(
+    connectable: Any,
+    work: Sequence[Work],
+    deferred: Sequence[str],
+    *,
+    overwrite: bool,
+    deletes_first: bool,
+) -> None:
     """Do all of it behind a savepoint, or nothing.
 
     Args:
         connectable: A Session or a Connection.
         work: What to do.
+        deferred: Constraints, as SQL, that are checked at the end.
         overwrite: Also where a deletion takes other rows along.
         deletes_first: Delete rows before others are inserted.
 
@@ -40,7 +49,7 @@ def run(connectable: Any, work: Sequence[Work], *, overwrite: bool, deletes_firs
                 f"since the plan was made, {table.fullname} {rows.key_text(key)} refers to a row "
                 "that is deleted, and would go along or lose it; make another one"
             )
-        for statement in _statements(work, deletes_first=deletes_first):
+        for statement in _statements(work, deferred, deletes_first=deletes_first):
             connectable.execute(statement)
         for each in work:
             _see_recorded(connectable, each)
@@ -92,40 +101,50 @@ def _see_recorded(connectable: Any, work: Work) -> None:
             raise RestoreError(f"after {what} the row is {is_there}; all was taken back")
 
 
-def _statements(work: Sequence[Work], *, deletes_first: bool) -> Iterator[Any]:
+def _statements(
+    work: Sequence[Work], deferred: Sequence[str], *, deletes_first: bool
+) -> Iterator[Any]:
     """Yield the statements, so that rows refer to rows that are there."""
-    ordered = _parents_first(work)
-    inserts = _made(_insert, ordered, "insert")
-    updates = _made(_update, ordered, "update")
-    deletes = _made(_delete, ordered[::-1], "delete")
+    ordered = sorted(work, key=lambda each: each.place)
+    inserts = [_insert(each, steps) for each in ordered for steps in alike(each, "insert")] + [
+        _update(each.part.trail, late, are_late=True)
+        for each in ordered
+        for steps in alike(each, "insert")
+        if (late := _late(each, steps))
+    ]
+    updates = [
+        _update(each.part.trail, steps) for each in ordered for steps in alike(each, "update")
+    ]
+    deletes = [
+        _clear(each, steps) for each in ordered if each.cleared for steps in alike(each, "delete")
+    ] + [
+        _delete(each.part.trail, steps) for each in ordered[::-1] for steps in alike(each, "delete")
+    ]
+    names = ", ".join(deferred)
+    if names:
+        yield verbatim(f"SET CONSTRAINTS {names} DEFERRED")
     yield from ([*deletes, *inserts, *updates] if deletes_first else [*inserts, *updates, *deletes])
+    if names:
+        yield verbatim(f"SET CONSTRAINTS {names} IMMEDIATE")
 
 
-def _made(make: Callable[[Trail, list[Step]], Any], work: Iterable[Work], action: Action) -> Any:
-    return [make(each.part.trail, steps) for each in work for steps in _alike(each, action)]
+def _late(work: Work, steps: Sequence[Step]) -> list[Step]:
+    """What is written into inserted rows at last."""
+    names = tuple(name for name in steps[0].names if name in work.set_later)
+    return [dataclasses.replace(step, names=names, given={}) for step in steps] if names else []
 
 
-def _parents_first(work: Sequence[Work]) -> list[Work]:
-    known = {table for each in work for table in each.part.trail.table.metadata.tables.values()}
-    in_order: Any = sort_tables_and_constraints
-    order = [table for table, _ in in_order(known) if table is not None]
-    return sorted(work, key=lambda each: order.index(each.part.trail.table))
-
-
-def _alike(work: Work, action: Action) -> Iterable[list[Step]]:
-    """Return the steps of an action, together those that write the same columns."""
-    found: dict[Any, list[Step]] = {}
-    for step in work.steps:
-        if step.action == action:
-            found.setdefault((step.names, *step.given), []).append(step)
-    return found.values()
-
-
-def _insert(trail: Trail, steps: Sequence[Step]) -> sa.Insert:
+def _insert(work: Work, steps: Sequence[Step]) -> sa.Insert:
     """Return one INSERT for all rows, so that they may refer to each other."""
+    trail = work.part.trail
     then, first = trail.audit.alias(), steps[0]
     values = [
-        *(rows.restored(trail, then, name) for name in first.names),
+        *(
+            sa.cast(sa.null(), rows.column(trail.table, name).type)
+            if name in work.set_later
+            else rows.restored(trail, then, name)
+            for name in first.names
+        ),
         *_given(trail, first.given),
     ]
     source = (
@@ -137,7 +156,14 @@ def _insert(trail: Trail, steps: Sequence[Step]) -> sa.Insert:
     return _Insert(trail.table).from_select(names, source, include_defaults=False)
 
 
-def _update(trail: Trail, steps: Sequence[Step]) -> sa.Update:
+def _update(trail: Trail, steps: Sequence[Step], *, are_late: bool = False) -> sa.Update:
+    """One UPDATE for all rows that are written alike.
+
+    Args:
+        trail: Of their table.
+        steps: What is written.
+        are_late: The columns are NULL, and rows of which they were NULL are left alone.
+    """
     record, first, table = trail.audit.alias(), steps[0], trail.table
     labels = {
         name: free(f"audit_then_{n}", set(trail.spec.key)) for n, name in enumerate(first.names)
@@ -160,7 +186,26 @@ def _update(trail: Trail, steps: Sequence[Step]) -> sa.Update:
     values |= {rows.column(table, name): then.c[label] for name, label in labels.items()}
     given = zip(first.given, _given(trail, first.given), strict=True)
     values |= {rows.column(table, name): value for name, value in given}
-    return sa.update(table).values(values).where(rows.is_same(trail, table, then))
+    statement = sa.update(table).values(values).where(rows.is_same(trail, table, then))
+    if are_late:
+        told = [then.c[label].is_not(None) for label in labels.values()]
+        statement = statement.where(sa.or_(*told))
+    return statement
+
+
+def _clear(work: Work, steps: Sequence[Step]) -> sa.Update:
+    """One UPDATE that takes away what rows refer to that are deleted."""
+    trail, anchor = work.part.trail, work.part.trail.audit.alias()
+    columns = [rows.column(trail.table, name) for name in work.cleared]
+    return (
+        sa.update(trail.table)
+        .values({column: sa.null() for column in columns})
+        .where(
+            rows.is_same(trail, trail.table, anchor),
+            rows.is_one_of(anchor, [step.row.target.anchor for step in steps]),
+            sa.or_(*(column.is_not(None) for column in columns)),
+        )
+    )
 
 
 def _delete(trail: Trail, steps: Sequence[Step]) -> sa.Delete:

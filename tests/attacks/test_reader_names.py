@@ -109,6 +109,9 @@ def thing(**options: Any) -> sa.Table:
         sa.Column("data", postgresql.JSONB),
         sa.Column("tags", sa.ARRAY(sa.Text)),
         sa.Column("card", sa.Text),
+        sa.Column("parent", sa.Integer),
+        sa.Column("home", sa.Uuid),
+        sa.ForeignKeyConstraint(["parent", "home"], ["thing.id", "thing.place"], deferrable=True),
     )
     audit_table(
         table,
