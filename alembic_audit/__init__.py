@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from alembic_audit.reading.history import changes, history
     from alembic_audit.reading.past import as_of, past
     from alembic_audit.reading.record import AuditRecord, audit_class
+    from alembic_audit.reading.settled import settled_transaction
     from alembic_audit.reading.trail import AuditId, TransactionId
     from alembic_audit.restoring.ask import restore, undelete, undo
     from alembic_audit.restoring.plan import Restoration
@@ -82,6 +83,7 @@ __all__ = [
     "restore",
     "run_migrations",
     "set_session_vars",
+    "settled_transaction",
     "undelete",
     "undo",
     "uninstall_audit_triggers",
@@ -117,6 +119,7 @@ _MODULES = {
     "past": "reading.past",
     "AuditRecord": "reading.record",
     "audit_class": "reading.record",
+    "settled_transaction": "reading.settled",
     "AuditId": "reading.trail",
     "TransactionId": "reading.trail",
     "Restoration": "restoring.plan",

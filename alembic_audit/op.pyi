@@ -1,4 +1,4 @@
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from alembic.op import *  # noqa: F403
@@ -167,7 +167,12 @@ def alter_audit_column(
 ) -> None: ...
 def number_audit_table(table_name: str, *, schema: str | None = None) -> None: ...
 def purge_audit_table(
-    table_name: str, *, before: str, reason: str, schema: str | None = None
+    table_name: str,
+    *,
+    before: str,
+    reason: str,
+    keep_last: Sequence[str] | None,
+    schema: str | None = None,
 ) -> None: ...
 def create_audit_schema(schema: str) -> None: ...
 def drop_audit_schema(schema: str) -> None: ...

@@ -186,7 +186,10 @@ def test_partitions(project: Project) -> None:
     assert "refuses TRUNCATE" in refused(project, "TRUNCATE t_audit")
 
 
-PURGE = "op.purge_audit_table('account_audit', before='2999-01-01 00:00+00:00', reason='law')"
+PURGE = (
+    "op.purge_audit_table('account_audit', before='2999-01-01 00:00+00:00', reason='law', "
+    "keep_last=None)"
+)
 PURGES = "SELECT audit_table, before::text, records, reason, purged_by FROM alembic_audit_purges"
 
 
@@ -239,11 +242,13 @@ def test_purge_does_not_trust_a_table_of_another(project: Project) -> None:
 def test_time_without_offset(before: Any) -> None:
     """A time that depends on the session's time zone is refused."""
     with pytest.raises(SpecError, match="before must be a time with an offset from UTC"):
-        PurgeAuditTableOp("account_audit", before=before, reason="law")
+        PurgeAuditTableOp("account_audit", before=before, reason="law", keep_last=None)
 
 
 @pytest.mark.parametrize("reason", ["", " ", "a\nb", None])
 def test_purge_without_reason(reason: Any) -> None:
     """A purge says why."""
     with pytest.raises(SpecError, match="reason must say in one line why records go"):
-        PurgeAuditTableOp("account_audit", before="2024-01-01T00:00+00:00", reason=reason)
+        PurgeAuditTableOp(
+            "account_audit", before="2024-01-01T00:00+00:00", reason=reason, keep_last=None
+        )

@@ -4,6 +4,7 @@ A function that writes a table inside a statement on it, or a BEFORE ROW trigger
 recorded before that statement: no trigger of ours can tell.
 """
 
+import asyncio
 import json
 import os
 from collections.abc import Iterator
@@ -13,12 +14,23 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
 
-from alembic_audit import AuditId, RestoreError, TransactionId, audit_table, doctor, restore, undo
+from alembic_audit import (
+    AuditId,
+    RestoreError,
+    TransactionId,
+    audit_table,
+    doctor,
+    restore,
+    settled_transaction,
+    undo,
+)
 from alembic_audit.cli import main
 from alembic_audit.doctor import values as kinds
 from alembic_audit.reading import as_of
-from alembic_audit.sql import v1
+from alembic_audit.sql import history, v1
 from alembic_audit.sql.replay import UNRECORDED
 from alembic_audit.tables import SPEC_KEY
 from tests.conftest import Database
@@ -375,6 +387,123 @@ def test_many_rows_are_one_finding(database: Database) -> None:
     (what,) = replayed(engine)
     assert what.startswith("key 1 is not as record 1 says, in v; key 2 is not as record 2")
     assert what.endswith("; and 1,995 more")
+
+
+STORY = """
+INSERT INTO k VALUES ('a', 1.0, 1, 'one'), ('b', 1, 1, 'two'), ('c', 1, 1, 'c'), ('d', 1, 1, 'x');
+UPDATE k SET v = 2 WHERE a IN ('a', 'b');
+DELETE FROM k WHERE a = 'c';
+UPDATE k SET a = 'e' WHERE a = 'd';
+DELETE FROM k WHERE a = 'b'; INSERT INTO k VALUES ('b', 1, 5, 'new');
+UPDATE k SET v = 6 WHERE a = 'b'
+"""
+
+
+@pytest.mark.parametrize("truncated", [False, True])
+@pytest.mark.parametrize("sparse", [[], ["note"]])
+@pytest.mark.parametrize("kept", [True, False])
+def test_purge_keeps_what_as_of_needs(
+    kept: bool, sparse: list[str], truncated: bool, database: Database
+) -> None:
+    """With keep_last, as_of of the time itself and of every later moment is what it was before."""
+    metadata, engine = sa.MetaData(), database.engine
+    made = sa.Table(
+        "k",
+        metadata,
+        sa.Column("a", sa.Text, primary_key=True),
+        sa.Column("removed", sa.Numeric, primary_key=True),
+        sa.Column("v", sa.Integer),
+        sa.Column("note", sa.Text),
+    )
+    audit_table(made, sparse_columns=sparse)
+    metadata.create_all(engine)
+    run(
+        engine,
+        *STORY.split(";"),
+        *["TRUNCATE k", "INSERT INTO k VALUES ('z', 1, 1, 'z')"] * truncated,
+    )
+    with engine.connect() as connection:
+        before = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
+    run(
+        engine,
+        "UPDATE k SET v = v + 1 WHERE a IN ('a', 'z')",
+        "INSERT INTO k VALUES ('f', 1, 1, 'f')",
+    )
+    with engine.connect() as connection:
+        records = sa.text(
+            "SELECT audit_id, audit_operation_timestamp >= :before FROM k_audit ORDER BY 1"
+        )
+        numbers = [tuple(row) for row in connection.execute(records, {"before": before})]
+        later = [number for number, is_later in numbers if is_later]
+        moments: list[Any] = [before, *map(AuditId, later), AuditId(10**9)]
+        expected = [sorted(connection.execute(as_of(made, one)).all()) for one in moments]
+    key = ["a", "removed"] if kept else None
+    run(
+        engine,
+        history.purge_audit_table(
+            "k_audit", "public", before=before.isoformat(), reason="law", keep_last=key or []
+        ),
+    )
+    with engine.connect() as connection:
+        found = [sorted(connection.execute(as_of(made, one)).all()) for one in moments]
+        left = connection.exec_driver_sql("SELECT count(*) FROM k_audit").scalar_one()
+    assert 2 == len(later)
+    assert left < len(numbers)
+    assert (expected == found) == kept
+    lines = [what for what in replayed(engine) if "without a record" in what]
+    assert bool(lines) == (not kept and not truncated)
+
+
+# -- a moment that stays ---------------------------------------------------------------------------
+
+
+def test_settled_transaction(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """A time changes when somebody commits late; the settled moment does not."""
+    metadata, engine = sa.MetaData(), database.engine
+    made = table(metadata, "t")
+    metadata.create_all(engine)
+    run(engine, "INSERT INTO t VALUES (1, 1)")
+    url = database.url().render_as_string(hide_password=False)
+    with engine.connect() as late, engine.connect() as reader:
+        execute(late, "INSERT INTO t VALUES (2, 2)")
+        run(engine, "INSERT INTO t VALUES (3, 3)")
+        now = reader.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
+        moment = settled_transaction(reader)
+        with Session(engine) as session:
+            assert moment == settled_transaction(session)
+        assert 0 == main(["as-of", "t", "settled", "--url", url, "--csv"])
+        out, err = capsys.readouterr()
+        assert (f"settled: tx:{moment.value}\n", 2) == (err, len(out.splitlines()))
+
+        def shown(when: Any) -> list[int]:
+            return sorted(reader.execute(as_of(made, when)).scalars())
+
+        assert ([1, 3], [1]) == (shown(now), shown(moment))
+        late.commit()
+        assert ([1, 2, 3], [1]) == (shown(now), shown(moment))
+        assert [1, 2, 3] == shown(settled_transaction(reader))
+
+
+def test_settled_transaction_asynchronously(database: Database) -> None:
+    """run_sync gives it to an AsyncSession and to an AsyncConnection."""
+    metadata = sa.MetaData()
+    table(metadata, "t")
+    metadata.create_all(database.engine)
+    run(database.engine, "INSERT INTO t VALUES (1, 1)")
+
+    async def look() -> list[TransactionId]:
+        engine = create_async_engine(database.url("asyncpg"))
+        async with AsyncSession(engine) as session, engine.connect() as connection:
+            found = [
+                await session.run_sync(settled_transaction),
+                await connection.run_sync(settled_transaction),
+            ]
+        await engine.dispose()
+        return found
+
+    with database.engine.connect() as connection:
+        expected = settled_transaction(connection)
+    assert [expected, expected] == asyncio.run(look())
 
 
 # -- the command ---------------------------------------------------------------------------------

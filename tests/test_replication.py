@@ -250,7 +250,7 @@ def test_always_records_partitions_that_are_truncated(pairs: Pairs) -> None:
     assert [("D", 1, "a"), ("D", 3, "d")] == sorted(records(pair.target, "gauge")[3:])
 
 
-PURGE = "op.purge_audit_table({!r}, before='2999-01-01 00:00+00:00', reason='law')"
+PURGE = "op.purge_audit_table({!r}, before='2999-01-01 00:00+00:00', reason='law', keep_last=None)"
 
 
 def test_purge_stays_where_it_is(pairs: Pairs) -> None:

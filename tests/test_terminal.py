@@ -321,11 +321,11 @@ WRONG = {
     "parts_of_key": (["log", "account", "1", "2"], "the key of public.account is (id); write ID"),
     "moment": (
         ["as-of", "account", "yesterday"],
-        "'yesterday' is no moment; write 2026-01-31T12:00:00+01:00, audit:17 or tx:755",
+        "'yesterday' is no moment; write 2026-01-31T12:00:00+01:00, audit:17, tx:755 or settled",
     ),
     "number": (
         ["as-of", "account", "audit:x"],
-        "'audit:x' is no moment; write 2026-01-31T12:00:00+01:00, audit:17 or tx:755",
+        "'audit:x' is no moment; write 2026-01-31T12:00:00+01:00, audit:17, tx:755 or settled",
     ),
     "before": (
         ["as-of", "account", "audit:0", "1"],

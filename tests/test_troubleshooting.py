@@ -213,10 +213,13 @@ ARGUMENTS: dict[str, Callable[[Any], object]] = {
         lambda op: op.rename_audited_column("t", "a", "b", columns=["a"])
     ),
     "before must be a time with an offset from UTC": lambda op: op.purge_audit_table(
-        "t_audit", before="2024-01-01", reason="old"
+        "t_audit", before="2024-01-01", reason="old", keep_last=None
     ),
     "reason must say in one line why records go": lambda op: op.purge_audit_table(
-        "t_audit", before="2024-01-01 00:00:00+00:00", reason=""
+        "t_audit", before="2024-01-01 00:00:00+00:00", reason="", keep_last=None
+    ),
+    "keep_last must be the key of the audited table": lambda op: op.purge_audit_table(
+        "t_audit", before="2024-01-01 00:00:00+00:00", reason="old", keep_last="id"
     ),
     "alter_audit_column changes one thing": lambda op: op.alter_audit_column("t_audit", "a"),
     "batch_size of snapshot_audit_table is a number of rows": lambda op: op.snapshot_audit_table(

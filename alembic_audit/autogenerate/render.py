@@ -257,6 +257,7 @@ def _number(context: AutogenContext, op: NumberAuditTableOp) -> str:
 @renderers.dispatch_for(PurgeAuditTableOp)
 def _purge(context: AutogenContext, op: PurgeAuditTableOp) -> str:
     kwargs = _with_schema(op.schema, before=op.before, reason=op.reason)
+    kwargs["keep_last"] = op.keep_last or None
     return _call(context, "purge_audit_table", [op.table_name], kwargs)
 
 

@@ -1,5 +1,6 @@
 """``alembic-audit as-of`` and ``blame``: rows as they were, and who set what they hold."""
 
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from datetime import datetime
@@ -12,7 +13,7 @@ from alembic_audit.cli.errors import EXIT_HEALTHY, CliError
 from alembic_audit.cli.output import Plain
 from alembic_audit.cli.text import escaped
 from alembic_audit.cli.trails import DID, Trails, is_nothing, key_of, plain
-from alembic_audit.reading import AuditId, TransactionId, as_of, blame
+from alembic_audit.reading import AuditId, TransactionId, as_of, blame, settled_transaction
 from alembic_audit.reading.qualified import compare
 from alembic_audit.reading.trail import Trail, When
 
@@ -31,7 +32,8 @@ def add_to(commands: "_SubParsersAction[ArgumentParser]") -> None:
     past.add_argument(
         "when",
         metavar="WHEN",
-        help="2026-01-31T12:00:00+01:00, or audit:17 (that record included), or tx:755",
+        help="2026-01-31T12:00:00+01:00, or audit:17 (that record included), or tx:755, "
+        "or settled: the newest moment that no commit changes any more",
     )
     past.add_argument("key", metavar="KEY", nargs="*", help="the primary key of one row")
     past.set_defaults(run=run_as_of)
@@ -46,8 +48,13 @@ def add_to(commands: "_SubParsersAction[ArgumentParser]") -> None:
 
 def run_as_of(arguments: Namespace) -> int:
     """Print a table as it was."""
-    when = moment(arguments.when)
+    label = arguments.when
+    when = None if label == "settled" else moment(label)
     with connect.by_arguments(arguments) as connection:
+        if when is None:
+            when = settled_transaction(connection)
+            label = f"tx:{when.value}"
+            print(f"settled: {label}", file=sys.stderr)
         trails = Trails.read(connection, arguments)
         trail = trails.of(trails.name_of(arguments.table))
         statement = _as_of(trail, when)
@@ -61,9 +68,9 @@ def run_as_of(arguments: Namespace) -> int:
                 )
             )
         lines = (Plain(row) for row in trails.rows(statement))
-        count = output.write(arguments, lines, f"{trail.table.fullname} as of {arguments.when}")
+        count = output.write(arguments, lines, f"{trail.table.fullname} as of {label}")
         if arguments.key and not count:
-            raise CliError(escaped(f"{is_nothing(trail, arguments.key)} as of {arguments.when}"))
+            raise CliError(escaped(f"{is_nothing(trail, arguments.key)} as of {label}"))
     return EXIT_HEALTHY
 
 
@@ -82,7 +89,7 @@ def moment(text: str) -> When:
     except ValueError as error:
         raise CliError(
             escaped(f"{text!r} is no moment")
-            + "; write 2026-01-31T12:00:00+01:00, audit:17 or tx:755"
+            + "; write 2026-01-31T12:00:00+01:00, audit:17, tx:755 or settled"
         ) from error
     if found.utcoffset() is None:
         raise CliError(escaped(f"{text} has no time zone; write {found.isoformat()}Z"))

@@ -298,9 +298,21 @@ class PurgeAuditTableOp(AuditOperation):
     """Delete old records, and record that it was done."""
 
     def __init__(
-        self, table_name: str, *, before: str, reason: str, schema: str | None = None
+        self,
+        table_name: str,
+        *,
+        before: str,
+        reason: str,
+        keep_last: Sequence[str] | None,
+        schema: str | None = None,
     ) -> None:
         self.table_name = naming.check_identifier(table_name, "the audit table")
+        if isinstance(keep_last, str) or (keep_last is not None and not list(keep_last)):
+            raise SpecError(
+                f"keep_last must be the key of the audited table, like ['id'], or None to keep "
+                f"nothing; found {keep_last!r}"
+            )
+        self.keep_last = [naming.check_identifier(one, "keep_last") for one in keep_last or ()]
         try:
             offset = datetime.datetime.fromisoformat(before).utcoffset()
         except (TypeError, ValueError):
@@ -324,9 +336,15 @@ class PurgeAuditTableOp(AuditOperation):
         *,
         before: str,
         reason: str,
+        keep_last: Sequence[str] | None,
         schema: str | None = None,
     ) -> None:
         """Delete the records before a time; ``alembic_audit_purges`` says when, by whom and why.
+
+        With ``keep_last=["id"]``, the key of the audited table, the record stays that says how each
+        row was at that time: ``as_of()`` of that time and of every later one stays whole. With
+        ``keep_last=None`` all older records go, and a row that was not written since is missing in
+        ``as_of()``, though it lives.
 
         The one way to take records from an ``append_only`` table, and good for others too. Locks
         the audit table SHARE ROW EXCLUSIVE: others read and do not write.
@@ -336,12 +354,16 @@ class PurgeAuditTableOp(AuditOperation):
             table_name: The audit table.
             before: ISO 8601 with an offset; records of an earlier ``audit_operation_timestamp`` go.
             reason: Why, in one line.
+            keep_last: The key columns; None keeps nothing. The ``classic`` layout has no order of
+                records, and takes None.
             schema: The schema; None is the connection's default schema.
 
         Raises:
-            SpecError: The time is without an offset, or the reason is empty.
+            SpecError: The time is without an offset, the reason is empty, or keep_last is no key.
         """
-        operations.invoke(cls(table_name, before=before, reason=reason, schema=schema))
+        operations.invoke(
+            cls(table_name, before=before, reason=reason, keep_last=keep_last, schema=schema)
+        )
 
     def reverse(self) -> MigrateOperation:
         """Return an empty container: what was deleted stays deleted."""

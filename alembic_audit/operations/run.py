@@ -228,7 +228,9 @@ def _number(operations: Operations, op: NumberAuditTableOp) -> None:
 @_runs(PurgeAuditTableOp)
 def _purge(operations: Operations, op: PurgeAuditTableOp) -> None:
     schema = resolve(op.schema, default_schema(operations))
-    statement = history.purge_audit_table(op.table_name, schema, before=op.before, reason=op.reason)
+    statement = history.purge_audit_table(
+        op.table_name, schema, before=op.before, reason=op.reason, keep_last=op.keep_last
+    )
     run(operations, [statement])
 
 

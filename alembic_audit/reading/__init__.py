@@ -5,6 +5,7 @@ from alembic_audit.reading.difference import Change, diff
 from alembic_audit.reading.history import changes, history
 from alembic_audit.reading.past import as_of, past
 from alembic_audit.reading.record import AuditRecord, audit_class
+from alembic_audit.reading.settled import settled_transaction
 from alembic_audit.reading.trail import AuditId, TransactionId
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "diff",
     "history",
     "past",
+    "settled_transaction",
 ]

@@ -5,6 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from alembic_audit.reading.qualified import Named, Text, calculate, catalog
+from alembic_audit.reading.trail import TransactionId
 
 
 def transaction_of(audit: sa.Table) -> sa.ColumnElement[int]:
@@ -20,6 +21,21 @@ def bound(name: str) -> sa.ColumnElement[int]:
         name: ``xmin``, before which all are over; or ``xmax``.
     """
     return _number(_bound(name))
+
+
+def settled_transaction(connectable: Any) -> TransactionId:
+    """The newest moment of which no commit will change anything any more.
+
+    ``as_of(Account, settled_transaction(session))`` shows today what it shows in a year. A time is
+    no such moment: a transaction that began before it may write, and commit, after you looked. The
+    moment lies before the oldest transaction that still runs in any database of the server, one's
+    own included.
+
+    Args:
+        connectable: A Session or a Connection. For an AsyncSession or an AsyncConnection:
+            ``await session.run_sync(settled_transaction)``.
+    """
+    return TransactionId(connectable.execute(sa.select(bound("xmin"))).scalar_one() - 1)
 
 
 def next_transaction() -> sa.ColumnElement[int]:

@@ -402,7 +402,9 @@ def _explain(name: str, why: str, catalog: str, condition: str) -> list[str]:
 PURGES = "alembic_audit_purges"
 
 
-def purge_audit_table(table: str, schema: str, *, before: str, reason: str) -> str:
+def purge_audit_table(
+    table: str, schema: str, *, before: str, reason: str, keep_last: Sequence[str]
+) -> str:
     """Return the statement that deletes old records and says so in ``alembic_audit_purges``.
 
     That table stands beside the audit table and is made by the first purge. One that belongs to
@@ -414,16 +416,21 @@ def purge_audit_table(table: str, schema: str, *, before: str, reason: str) -> s
         schema: Its schema.
         before: Records of an earlier time go; ISO 8601 with an offset.
         reason: Why.
+        keep_last: The key, to keep what says how each row was at that time; empty to keep nothing.
     """
     name, log = qualify(schema, table), qualify(schema, PURGES)
     return do_unfiltered(
-        [*_GUARD, "  removed pg_catalog.int8;", "  grantee pg_catalog.text;"],
+        [
+            *_GUARD,
+            "  removed pg_catalog.int8;",
+            "  emptied pg_catalog.int8;",
+            "  grantee pg_catalog.text;",
+        ],
         [
             *_purge_log(log),
             *_purge_log_is_trusted(name, log),
             *_guard_off(name),
-            f"  DELETE FROM {name} WHERE audit_operation_timestamp",
-            f"    OPERATOR(pg_catalog.<) {literal(before)}::pg_catalog.timestamptz;",
+            *_purge(name, before, keep_last),
             "  GET DIAGNOSTICS removed = ROW_COUNT;",
             *_guard_on(name),
             f"  INSERT INTO {log} (",
@@ -434,6 +441,63 @@ def purge_audit_table(table: str, schema: str, *, before: str, reason: str) -> s
             "  );",
         ],
     )
+
+
+def _purge(name: str, before: str, key: Sequence[str]) -> list[str]:
+    """Return the DELETE of records before a time.
+
+    Keys are compared by GROUP BY, which takes the default order of their type: an operator of a
+    type that is not PostgreSQL's own would be looked up by name.
+    """
+    time = f"{literal(before)}::pg_catalog.timestamptz"
+
+    def is_old(record: str) -> str:
+        return f"{record}.audit_operation_timestamp OPERATOR(pg_catalog.<) {time}"
+
+    if not key:
+        return [f"  DELETE FROM {name} AS a WHERE {is_old('a')};"]
+    columns = ", ".join(f"r.{quote(one)}" for one in key)
+    known = " AND ".join(f"r.{quote(one)} IS NOT NULL" for one in key)
+    newest = [
+        "      SELECT pg_catalog.max(r.audit_id) AS audit_id",
+        f"      FROM {name} AS r WHERE {is_old('r')} AND {known} GROUP BY {columns}",
+    ]
+    # What the newest record leaves out of sparse columns is in an earlier one.
+    storing = [
+        "      UNION",
+        "      SELECT pg_catalog.max(r.audit_id)",
+        f"      FROM {name} AS r CROSS JOIN (",
+        f"        SELECT DISTINCT left_out.name FROM {name} AS o",
+        f"        CROSS JOIN pg_catalog.unnest(o.{OMITTED_COLUMNS}) AS left_out (name)",
+        "      ) AS sparse",
+        f"      WHERE {is_old('r')} AND {known} AND COALESCE(",
+        f"        sparse.name OPERATOR(pg_catalog.<>) ALL (r.{OMITTED_COLUMNS}), true)",
+        f"      GROUP BY {columns}, sparse.name",
+    ]
+
+    def delete(kept: Sequence[str]) -> list[str]:
+        return [
+            f"  DELETE FROM {name} AS a WHERE {is_old('a')} AND NOT EXISTS (",
+            "    SELECT FROM (",
+            *kept,
+            f"    ) AS kept JOIN {name} AS last",
+            "      ON last.audit_id OPERATOR(pg_catalog.=) kept.audit_id",
+            "    WHERE kept.audit_id OPERATOR(pg_catalog.=) a.audit_id",
+            "      AND last.audit_operation OPERATOR(pg_catalog.<>) 'D'",
+            "      AND last.audit_id OPERATOR(pg_catalog.>) emptied",
+            "  );",
+        ]
+
+    return [
+        "  SELECT COALESCE(pg_catalog.max(r.audit_id), 0) INTO emptied",
+        f"  FROM {name} AS r WHERE {is_old('r')}",
+        "    AND r.audit_operation OPERATOR(pg_catalog.=) 'T';",
+        f"  IF {has_column(name, OMITTED_COLUMNS)} THEN",
+        *("  " + line for line in delete([*newest, *storing])),
+        "  ELSE",
+        *("  " + line for line in delete(newest)),
+        "  END IF;",
+    ]
 
 
 def _purge_log(log: str) -> list[str]:

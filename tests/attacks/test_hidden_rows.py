@@ -30,7 +30,9 @@ def _retype() -> str:
 
 
 def _purge() -> str:
-    return history.purge_audit_table(*AUDIT, before="2999-01-01 00:00+00", reason="law")
+    return history.purge_audit_table(
+        *AUDIT, before="2999-01-01 00:00+00", reason="law", keep_last=["id"]
+    )
 
 
 def _column() -> str:
