@@ -28,6 +28,7 @@ def create_audit_trigger(
     append_only: bool = False,
     level: Literal["row", "statement"] = "row",
     sparse_columns: Iterable[str] = (),
+    as_text: Mapping[str, str] | None = None,
     version: int = ...,
     found: Iterable[str] = (),
 ) -> None: ...
@@ -64,6 +65,7 @@ def replace_audit_trigger(
     append_only: bool = False,
     level: Literal["row", "statement"] = "row",
     sparse_columns: Iterable[str] = (),
+    as_text: Mapping[str, str] | None = None,
     version: int = ...,
     found: Iterable[str] = (),
 ) -> None: ...
@@ -98,6 +100,7 @@ def rename_audited_table(
     append_only: bool = False,
     level: Literal["row", "statement"] = "row",
     sparse_columns: Iterable[str] = (),
+    as_text: Mapping[str, str] | None = None,
     version: int = ...,
 ) -> None: ...
 def rename_audited_column(
@@ -126,6 +129,7 @@ def rename_audited_column(
     append_only: bool = False,
     level: Literal["row", "statement"] = "row",
     sparse_columns: Iterable[str] = (),
+    as_text: Mapping[str, str] | None = None,
     version: int = ...,
 ) -> None: ...
 def snapshot_audit_table(
@@ -153,6 +157,7 @@ def snapshot_audit_table(
     append_only: bool = False,
     level: Literal["row", "statement"] = "row",
     sparse_columns: Iterable[str] = (),
+    as_text: Mapping[str, str] | None = None,
     version: int = ...,
 ) -> None: ...
 def alter_audit_column(

@@ -7,13 +7,13 @@ reflected type.
 import re
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeEngine
 
 from alembic_audit import naming
 
 _PG = postgresql.dialect()  # type: ignore[no-untyped-call]
-_INTEGERS = ("SMALLINT", "INTEGER", "BIGINT")
 _SHAPE = re.compile(
     r"(?P<base>[A-Z ]+?) ?(?:\((?P<size>\d+)(?:, (?P<scale>\d+))?\))?"
     r"(?P<zone> WITH(?:OUT)? TIME ZONE)?(?P<rest> COLLATE .+)?\Z"
@@ -63,13 +63,26 @@ def widens(old: TypeEngine[Any], new: TypeEngine[Any]) -> bool:
 
 
 def holds(stored: TypeEngine[Any], declared: TypeEngine[Any]) -> bool:
-    """Return whether a column of the type *stored* can hold all values of *declared*, unaltered."""
-    if widens(declared, stored):
-        return True
-    names = text(declared), text(stored)
-    return all(name in _INTEGERS for name in names) and (
-        _INTEGERS.index(names[0]) <= _INTEGERS.index(names[1])
-    )
+    """Return whether a column of the type *stored* can hold all values of *declared*, unaltered.
+
+    Both are of one type, whatever their lengths: a value goes into its audit column without a cast.
+    """
+    return widens(declared, stored) and _is_text(stored) == _is_text(declared)
+
+
+def wide_enough(stored: TypeEngine[Any], declared: TypeEngine[Any]) -> TypeEngine[Any]:
+    """Return the type for an audit column whose source column has the type *declared* now.
+
+    That is *declared*; for a column that is TEXT a VARCHAR without a limit, which holds all it held
+    and needs no rewrite.
+    """
+    if _is_text(stored) and (text(declared) + "(").startswith("VARCHAR("):
+        return sa.String()
+    return declared
+
+
+def _is_text(kind: TypeEngine[Any]) -> bool:
+    return text(kind) == "TEXT"
 
 
 def _no_less(old: str | None, new: str | None) -> bool:

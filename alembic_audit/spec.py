@@ -35,6 +35,29 @@ CHANGED_COLUMNS = "audit_changed_columns"
 OMITTED_COLUMNS = "audit_omitted_columns"
 
 
+TEXT_TYPES = (
+    "text",
+    *(
+        f"{name}[]"
+        for name in (
+            "text",
+            "varchar",
+            "bpchar",
+            "bool",
+            "int2",
+            "int4",
+            "int8",
+            "numeric",
+            "uuid",
+        )
+    ),
+)
+"""What ``as_text`` may say: an enum becomes text; an array, by its text, one of a built-in type.
+
+The text of these types is the same in every session, so that nothing is lost on the way.
+"""
+
+
 class NewerSpecError(SpecError):
     """A header that a newer version of this package wrote: the object must be left alone."""
 
@@ -137,6 +160,7 @@ class AuditSpec:
     append_only: bool = False
     level: str = "row"
     sparse_columns: tuple[str, ...] = ()
+    as_text: tuple[tuple[str, str], ...] = ()
     version: int = 1
 
     @property
@@ -221,6 +245,7 @@ class AuditSpec:
             hash_columns=left(self.hash_columns),
             ignore_columns=left(self.ignore_columns),
             sparse_columns=left(self.sparse_columns),
+            as_text=tuple(pair for pair in self.as_text if pair[0] not in gone),
         )
 
     def unordered(self) -> "AuditSpec":
@@ -262,6 +287,7 @@ class AuditSpec:
         append_only: bool = False,
         level: str = "row",
         sparse_columns: Iterable[str] = (),
+        as_text: Mapping[str, str] | None = None,
         version: int = 1,
     ) -> "AuditSpec":
         """Return the spec that the arguments of ``op.create_audit_trigger`` describe.
@@ -318,6 +344,10 @@ class AuditSpec:
             append_only=bool(append_only),
             level=_one_of("level", level, LEVELS),
             sparse_columns=_names("sparse_columns", sparse_columns),
+            as_text=tuple(
+                (name, _one_of(f"as_text[{name!r}]", kind, TEXT_TYPES))
+                for name, kind in sorted((as_text or {}).items())
+            ),
             version=version,
         )
         spec._check()
@@ -354,6 +384,7 @@ class AuditSpec:
             "append_only": self.append_only,
             "level": self.level,
             "sparse_columns": list(self.sparse_columns),
+            "as_text": dict(self.as_text),
             "version": self.version,
         }
 
@@ -449,6 +480,8 @@ class AuditSpec:
             raise SpecError(
                 f"sparse_columns of {self.table!r} names {strays}, which are not in columns"
             )
+        if strays := [name for name, _ in self.as_text if name not in self.columns]:
+            raise SpecError(f"as_text of {self.table!r} names {strays}, which are not in columns")
         if sparse := [name for name in self.sparse_columns if name in self.key]:
             raise SpecError(f"sparse_columns of {self.table!r} names key columns {sparse}")
         if self.sparse_columns and not self.key:

@@ -1,6 +1,7 @@
 """Source Table to audit Table, and the spec that belongs to them."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -21,6 +22,11 @@ IS_AUDIT_TABLE_KEY = "audit.is_audit_table"
 TARGET_KEY = ddl.TARGET_KEY
 CREATE_KEY = "audit.create_ddl"
 DROP_KEY = "audit.drop_ddl"
+
+
+class UnstorableTypeError(DeclarationError):
+    """A type of which no trail can hold the values; the message lacks the column."""
+
 
 _C = TypeVar("_C")
 _PG = postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -319,6 +325,7 @@ def make_spec(
             append_only=wanted.append_only,
             sparse_columns=[name for name in stored if name in wanted.sparse_columns],
             level=_level(table, wanted, has_children=has_children),
+            as_text=_as_text(table, stored, wanted),
             version=spec.CURRENT_VERSION,
         )
     except SpecError as error:
@@ -417,6 +424,27 @@ def _stored_columns(table: sa.Table, wanted: AuditOptions) -> list[str]:
     return names
 
 
+def _as_text(table: sa.Table, stored: Collection[str], wanted: AuditOptions) -> dict[str, str]:
+    """Return the columns that the function stores by their text, as the spec has them."""
+    found = {}
+    for column in table.columns:
+        if column.name in stored and column.name not in wanted.hash_columns:
+            with _named(table, column):
+                kind = text_type(_type_of(table, column), wanted.audit_columns)
+            if kind is not None:
+                found[column.name] = kind
+    return found
+
+
+@contextlib.contextmanager
+def _named(table: sa.Table, column: sa.Column[Any]) -> Iterator[None]:
+    """Name the column in the error of a type."""
+    try:
+        yield
+    except UnstorableTypeError as error:
+        raise DeclarationError(f"column {column.name!r} of {table.fullname!r}: {error}") from error
+
+
 def _columns(table: sa.Table, wanted: AuditOptions, made: spec.AuditSpec) -> list[_Column]:
     columns = _own_columns(made)
     required = {setting.name: setting for setting in made.session_settings}
@@ -426,15 +454,12 @@ def _columns(table: sa.Table, wanted: AuditOptions, made: spec.AuditSpec) -> lis
         columns.append(_Column(setting.column, kind, nullable=not setting.required))
     for column in table.columns:
         if column.name in made.columns:
-            declared_type = _type_of(table, column)
-            try:
-                kind = storage_type(declared_type, made.audit_columns)
-            except DeclarationError as error:
-                raise DeclarationError(
-                    f"column {column.name!r} of {table.fullname!r}: {error}"
-                ) from error
+            with _named(table, column):
+                kind = storage_type(_type_of(table, column), made.audit_columns)
             columns.append(_Column(column.name, kind, autoincrement=False))
         elif column.name in made.hash_columns:
+            with _named(table, column):
+                _refuse_to_hash(_type_of(table, column))
             columns.append(_Column(spec.hash_column(column.name), sa.LargeBinary()))
     return columns
 
@@ -495,7 +520,7 @@ def storage_type(declared: TypeEngine[Any], style: str) -> TypeEngine[Any]:
     and CHECK constraints that a type brings along, are left behind.
 
     Raises:
-        DeclarationError: No type can hold the values but the declared one.
+        UnstorableTypeError: No type can hold the values but the declared one.
     """
     variant = declared._variant_mapping.get("postgresql", declared)
     if not isinstance(variant, _STORED_OTHERWISE):
@@ -515,8 +540,8 @@ def storage_type(declared: TypeEngine[Any], style: str) -> TypeEngine[Any]:
     if isinstance(variant, sa.ARRAY):
         item = storage_type(variant.item_type, style)
         if isinstance(item, sa.ARRAY):
-            raise DeclarationError(
-                "an array of a domain that is an array itself has no base type; hash or exclude it"
+            raise UnstorableTypeError(
+                "an array of a domain that is an array itself has no base type; exclude it"
             )
         return postgresql.ARRAY(item, as_tuple=variant.as_tuple, dimensions=variant.dimensions)
     if isinstance(variant, sa.String) and variant.collation is not None:
@@ -524,6 +549,85 @@ def storage_type(declared: TypeEngine[Any], style: str) -> TypeEngine[Any]:
         plain.collation = None
         return plain
     return variant
+
+
+def text_type(declared: TypeEngine[Any], style: str) -> str | None:
+    """Return the type that the function makes of the text of a value; None where it needs none.
+
+    An enum and an array of enums or domains would go into the type that stores them by a cast, and
+    the owner of the enum or domain may create one. Their text needs none.
+
+    Raises:
+        UnstorableTypeError: The text of an array depends on the session.
+    """
+    plain = _plain(declared)
+    if isinstance(plain, sa.Enum):
+        return "text" if _is_native_enum(plain) and style == "standard" else None
+    if not isinstance(plain, sa.ARRAY):
+        return None
+    item, whole = plain.item_type, storage_type(plain, style)
+    if text_type(item, style) == "text":
+        return "text[]"
+    if not _is_domain(item):
+        return None
+    stored = str(whole.compile(dialect=_PG)).partition("(")[0].removesuffix("[]")
+    if stored not in _TEXT_ARRAYS:
+        raise UnstorableTypeError(
+            f"an array of a domain over {stored} would be stored through a cast that the domain's "
+            "owner may replace; make it an array of the base type, or exclude it"
+        )
+    return _TEXT_ARRAYS[stored]
+
+
+_TEXT_ARRAYS = {
+    "TEXT": "text[]",
+    "VARCHAR": "varchar[]",
+    "CHAR": "bpchar[]",
+    "BOOLEAN": "bool[]",
+    "SMALLINT": "int2[]",
+    "INTEGER": "int4[]",
+    "BIGINT": "int8[]",
+    "NUMERIC": "numeric[]",
+    "UUID": "uuid[]",
+}
+"""Array types of `spec.TEXT_TYPES`, by what SQLAlchemy calls their elements."""
+
+
+def _refuse_to_hash(declared: TypeEngine[Any]) -> None:
+    """See that the hash of a value is the same in every database, as far as the model tells.
+
+    Raises:
+        UnstorableTypeError: It is not. What the model does not tell, the migration finds.
+    """
+    plain = _plain(declared)
+    is_number = isinstance(plain, (postgresql.REGCLASS, postgresql.REGCONFIG))
+    if is_number or (
+        isinstance(plain, sa.ARRAY)
+        and (_is_domain(plain.item_type) or _is_native_enum(_plain(plain.item_type)))
+    ):
+        raise UnstorableTypeError(
+            "the binary form of its type holds a number that is another one in each database, "
+            "and so would the hash; store the column, or exclude it"
+        )
+
+
+def _is_native_enum(plain: TypeEngine[Any]) -> bool:
+    return isinstance(plain, sa.Enum) and plain.native_enum
+
+
+def _plain(declared: TypeEngine[Any]) -> TypeEngine[Any]:
+    """Return what a type is in PostgreSQL, without decorators and domains."""
+    variant = declared._variant_mapping.get("postgresql", declared)
+    if isinstance(variant, sa.types.TypeDecorator) and not isinstance(variant, sa.Interval):
+        return _plain(variant.load_dialect_impl(_PG))
+    return _plain(variant.data_type) if isinstance(variant, postgresql.DOMAIN) else variant
+
+
+def _is_domain(declared: TypeEngine[Any]) -> bool:
+    variant = declared._variant_mapping.get("postgresql", declared)
+    if isinstance(variant, sa.types.TypeDecorator) and not isinstance(variant, sa.Interval):
+        return _is_domain(variant.load_dialect_impl(_PG))
+    return isinstance(variant, postgresql.DOMAIN)
 
 
 def _storage_of_enum(declared: sa.Enum, style: str) -> TypeEngine[Any]:

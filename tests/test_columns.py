@@ -181,8 +181,8 @@ JOURNEYS = [
         writes_back=("UPDATE account SET email = 'c@x'",),
         records=(
             "SELECT audit_operation, number, mail, mail__former, remark,"
-            " token_sha256 = sha256(record_send(ROW(CASE WHEN number = 2 THEN 't'::text"
-            " ELSE 's' END))) FROM account_audit ORDER BY audit_id",
+            " token_sha256 = sha256(CASE WHEN number = 2 THEN 't'::bytea ELSE 's' END)"
+            " FROM account_audit ORDER BY audit_id",
             [
                 ("I", 1, "a@x", "old", "n", True),
                 ("D", 1, "a@x", None, "n", True),

@@ -1,5 +1,4 @@
 import hashlib
-import struct
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -261,7 +260,7 @@ def test_changed_columns(project: Project, declare: Declare, rec: Rec) -> None:
         "UPDATE account SET secret = 'x'",
         "UPDATE account SET id = 2",
     )
-    secret = sha256(25, b"x")
+    secret = hashlib.sha256(b"x").digest()
     assert trail(project, account) == [
         rec(1, "U", audit_changed_columns=["email"], id=1, email="a", secret_sha256=None),
         rec(
@@ -278,11 +277,6 @@ def test_changed_columns(project: Project, declare: Declare, rec: Rec) -> None:
     ]
 
 
-def sha256(oid: int, value: bytes) -> bytes:
-    """Return sha256(record_send(ROW(value))): one column, its type, its length, its bytes."""
-    return hashlib.sha256(struct.pack("!iIi", 1, oid, len(value)) + value).digest()
-
-
 def test_hash_columns(project: Project, declare: Declare, rec: Rec) -> None:
     """Of a hashed column the SHA-256 of its binary form is stored; NULL stays NULL."""
     account = declare(
@@ -297,12 +291,12 @@ def test_hash_columns(project: Project, declare: Declare, rec: Rec) -> None:
         "UPDATE account SET secret = '', pin = NULL",
         "DELETE FROM account",
     )
-    seven = sha256(23, b"\0\0\0\7")
+    seven = hashlib.sha256(b"\0\0\0\7").digest()
     assert trail(project, account) == [
-        rec(1, "I", id=1, secret_sha256=sha256(25, "ä".encode()), pin_sha256=seven),
+        rec(1, "I", id=1, secret_sha256=hashlib.sha256("ä".encode()).digest(), pin_sha256=seven),
         rec(2, "U", id=1, secret_sha256=None, pin_sha256=seven),
-        rec(3, "U", id=1, secret_sha256=sha256(25, b""), pin_sha256=None),
-        rec(4, "D", id=1, secret_sha256=sha256(25, b""), pin_sha256=None),
+        rec(3, "U", id=1, secret_sha256=hashlib.sha256(b"").digest(), pin_sha256=None),
+        rec(4, "D", id=1, secret_sha256=hashlib.sha256(b"").digest(), pin_sha256=None),
     ]
 
 
@@ -604,7 +598,7 @@ def test_hostile_names(project: Project, rec: Rec, name: str) -> None:
         connection.execute(table.insert(), {"ID %": 1, **{column: column for column in HOSTILE}})
         connection.execute(table.update().values({ignored: "ignored"}))
         connection.execute(table.update().values(dict.fromkeys(plain, "changed")))
-    same = {f"{hashed}_sha256": sha256(25, hashed.encode())}
+    same = {f"{hashed}_sha256": hashlib.sha256(hashed.encode()).digest()}
     assert trail(project, table) == [
         rec(
             1,
@@ -643,5 +637,5 @@ def test_long_hashed_column(project: Project, declare: Declare, rec: Rec) -> Non
     project.execute("INSERT INTO account VALUES (1, 'x')")
     digest = hashlib.sha256(f"{name}_sha256".encode()).hexdigest()[:8]
     assert trail(project, account) == [
-        rec(1, "I", id=1, **{f"{'s' * 54}_{digest}": sha256(25, b"x")})
+        rec(1, "I", id=1, **{f"{'s' * 54}_{digest}": hashlib.sha256(b"x").digest()})
     ]

@@ -295,8 +295,6 @@ def _changed(
             continue
         if isinstance(one, ops.CreateIndexOp) and not is_new:
             one.columns = _former_columns(one, renamed)
-        if isinstance(one, ops.AlterColumnOp) and _is_enum_of(one, source):
-            one.modify_type = None
         kept += _protected(one, is_new, settings)
     return kept
 
@@ -405,6 +403,7 @@ def _altered(op: ops.AlterColumnOp) -> list[MigrateOperation]:
         and op.column_name not in _OWN
         and not retype.holds(old, new)
     ):
+        new = retype.wide_enough(old, new)
         retyped.append(AlterAuditColumnOp(*place, schema=schema, existing_type=old, type_=new))
         # What is set aside gets no more values; on the way back it becomes NOT NULL at last.
         nullable = nullable or not retype.widens(old, new)
@@ -426,22 +425,6 @@ def _is_left_out(op: ops.DropIndexOp, source: sa.Table | None) -> bool:
 
 def _is_ours(op: ops.DropIndexOp, spec: AuditSpec) -> bool:
     return op.index_name == index_name(spec, _names(op.to_index().columns))
-
-
-def _is_enum_of(op: ops.AlterColumnOp, source: sa.Table | None) -> bool:
-    """Return whether an audit column has the native enum type of its source column.
-
-    Another tool, or the ``classic`` layout, made it so, and it can go on as it is.
-    """
-    if source is None or op.existing_type is None or op.column_name not in source.columns:
-        return False
-    kind = source.columns[op.column_name].type
-    inner = kind.item_type if isinstance(kind, sa.ARRAY) else kind
-    return (
-        isinstance(inner, sa.Enum)
-        and inner.native_enum
-        and retype.text(kind) == retype.text(op.existing_type)
-    )
 
 
 def _left(op: ops.DropColumnOp, settings: Mapping[str, str]) -> list[MigrateOperation]:

@@ -85,6 +85,17 @@ _FUNCTIONS = """
     WHERE p.prorettype = 'pg_catalog.trigger'::pg_catalog.regtype
 """
 
+_TYPES = f"""
+    SELECT n.nspname, c.relname, pg_catalog.format_type(t.oid, NULL) AS type, o.rolname AS owner
+    FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
+    JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+    JOIN pg_catalog.pg_roles AS o ON o.oid = t.typowner AND NOT o.rolsuper
+    WHERE NOT a.attisdropped AND {WANTED}
+    ORDER BY n.nspname, c.relname, a.attnum
+"""
+
 _GRANTEE = "COALESCE(pg_catalog.quote_ident(r.rolname), 'PUBLIC')"
 
 _GRANTS = f"""
@@ -336,6 +347,7 @@ class Health:
     Attributes:
         relations: Sources and audit tables.
         functions: The functions.
+        types: Those of columns that belong to no superuser, with their owners.
         grants: Privileges of others than the owner, on tables, columns and sequences.
         children: Partitions and inheritance children, at any depth.
         triggers: Those of others on these tables.
@@ -354,6 +366,7 @@ class Health:
 
     relations: dict[Name, "sa.Row[Any]"]
     functions: dict[Name, "sa.Row[Any]"]
+    types: dict[Name, list["sa.Row[Any]"]]
     grants: dict[Name, list["sa.Row[Any]"]]
     children: dict[Name, list["sa.Row[Any]"]]
     triggers: dict[Name, list[ForeignTrigger]]
@@ -407,6 +420,7 @@ def read_health(
     return Health(
         relations,
         functions,
+        _grouped((_name(row), row) for row in rows(_TYPES)),
         _grouped((_name(row), row) for row in rows(_GRANTS)),
         _grouped(((row.top_schema, row.top), row) for row in rows(_CHILDREN)),
         _grouped((one.table, one) for one in triggers),

@@ -35,6 +35,7 @@ _CHECKS: Sequence[Check] = (
 _WIDE_CHECKS: Sequence[WideCheck] = (
     rights.schemas,
     rights.owners,
+    rights.types,
     rights.powers,
     settings.switched_off,
 )

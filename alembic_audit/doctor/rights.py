@@ -116,6 +116,29 @@ def owners(trails: Sequence[Trail]) -> Iterator[Finding]:
         )
 
 
+def types(trails: Sequence[Trail]) -> Iterator[Finding]:
+    """Audited tables, and types of their columns, that belong to others than the function."""
+    owned: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for trail in trails:
+        health, place = trail.health, trail.place
+        function = health.functions.get(place.function)
+        source = health.relations.get(place.source)
+        if function is None:
+            continue
+        if source is not None and source.owner != function.owner and not source.owner_is_super:
+            owned[source.owner, function.owner].append(f"table {qualify(*place.source)}")
+        for row in health.types.get(place.source, ()):
+            if row.owner != function.owner:
+                owned[row.owner, function.owner].append(f"type {row.type}")
+    for (owner, trail_owner), names in owned.items():
+        yield finding(
+            kinds.OTHERS_OWN,
+            "",
+            f"{quote(owner)}, and not {quote(trail_owner)}, who owns the audit functions, owns "
+            f"{several(names)}",
+        )
+
+
 def powers(trails: Sequence[Trail]) -> Iterator[Finding]:
     """Roles that may do what only an owner should."""
     for row in trails[0].health.powers if trails else ():

@@ -36,6 +36,7 @@ MAY_BECOME = "others may act as the owner"
 POWERFUL = "powerful role"
 MAY_SWITCH_OFF = "others may switch triggers off"
 SUPERUSER = "runs as a superuser"
+OTHERS_OWN = "others may retype a column"
 FUNCTION_MAY_NOT = "function may not write"
 SWITCHED_OFF = "triggers switched off"
 SETTING_UNSET = "required setting without default"
@@ -141,6 +142,10 @@ KINDS: Mapping[str, tuple[str, str]] = {
     POWERFUL: (INFO, "know that a trail proves nothing against this role"),
     MAY_SWITCH_OFF: (WARNING, "revoke it, or write the option 'always'"),
     SUPERUSER: (INFO, "give the trail an owner of its own by the option 'owner'"),
+    OTHERS_OWN: (
+        INFO,
+        "know that a write fails once a column has another type than its audit column",
+    ),
     FUNCTION_MAY_NOT: (ERROR, "give function and audit table one owner"),
     # Settings, and what is in the records.
     SWITCHED_OFF: (ERROR, "reset it, or write the option 'always'"),

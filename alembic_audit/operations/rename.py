@@ -137,6 +137,10 @@ class RenameAuditedColumnOp(AuditOperation):
             former[name] = [
                 old_column_name if column == new_column_name else column for column in former[name]
             ]
+        former["as_text"] = {
+            old_column_name if column == new_column_name else column: kind
+            for column, kind in former["as_text"].items()
+        }
         old = spec_of({"table": table_name, **former})
         operations.invoke(cls(old, new, old_column_name, new_column_name))
 

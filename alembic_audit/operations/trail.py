@@ -86,7 +86,7 @@ class CreateAuditTriggerOp(AuditOperation):
                 ``session_settings`` (name to ``"required"`` or ``"nullable"``),
                 ``setting_columns``, ``operations``, ``audit_columns``, ``skip_unchanged``,
                 ``changed_columns``, ``always``, ``owner``, ``partitions``, ``append_only``,
-                ``level``, ``sparse_columns``, ``version``.
+                ``level``, ``sparse_columns``, ``as_text``, ``version``.
 
         Raises:
             SpecError: The arguments describe no audit trigger.

@@ -165,6 +165,7 @@ def _with_columns(spec: AuditSpec, columns: Mapping[str, str]) -> AuditSpec:
         columns=tuple(one for one in spec.columns if one not in gone),
         hash_columns=tuple(one for one in spec.hash_columns if one not in gone),
         session_settings=tuple(one for one in spec.session_settings if one.column in columns),
+        as_text=tuple(pair for pair in spec.as_text if pair[0] not in gone),
         changed_columns=spec.changed_columns and CHANGED_COLUMNS in columns,
         sparse_columns=tuple(
             one for one in spec.sparse_columns if one not in gone and OMITTED_COLUMNS in columns

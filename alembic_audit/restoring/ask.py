@@ -183,6 +183,11 @@ def _ready(connectable: Any, verb: str, trails: Iterable[Trail]) -> Any:
     if not isinstance(connectable, sa.Connection):
         connectable.flush()
     for trail in trails:
+        if trail.spec.hash_columns and not rows.sends_utf8(connectable, trail.audit):
+            raise RestoreError(
+                f"{verb} compares hashes of {trail.table.fullname!r}, which are of text in UTF-8: "
+                "connect with client_encoding=utf8"
+            )
         driver: Any = rows.connection(connectable, trail.audit).connection.dbapi_connection
         if driver.autocommit:
             raise RestoreError(

@@ -7,6 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.selectable import FromClause, NamedFromClause
 
 from alembic_audit.errors import RestoreError
@@ -148,6 +150,16 @@ def name_of(run: Any, table: sa.Table) -> str:
     named = options.get("schema_translate_map") or {}
     schema = named.get(table.schema, table.schema)
     return quote(table.name) if schema is None else qualify(schema, table.name)
+
+
+def sends_utf8(run: Any, table: sa.Table) -> bool:
+    """Return whether the server sends text in UTF-8, or as it stores it."""
+    setting = catalog.current_setting
+    found = connection(run, table).execute(
+        sa.select(setting("client_encoding"), setting("server_encoding"))
+    )
+    client, server = found.one()
+    return client == "UTF8" or server == "SQL_ASCII" or (client, server) == ("SQL_ASCII", "UTF8")
 
 
 def read(run: Any, trail: Trail, targets: Sequence[Target]) -> Iterator[Row]:
@@ -328,7 +340,13 @@ def _is_between(records: NamedFromClause, numbers: Iterable[int | None]) -> sa.C
 
 def restored(trail: Trail, record: NamedFromClause, name: str) -> sa.ColumnElement[Any]:
     """Return what a record holds of a column, as the table takes it."""
-    return _as_column(_told(trail, record, name), column(trail.table, name).type)
+    value = _told(trail, record, name)
+    if name in dict(trail.spec.as_text):
+        return _Read(trail.table, name, _text(value, dict(trail.spec.as_text)[name]))
+    # An explicit cast would cut text and round numbers, which an assignment does not.
+    if collation := getattr(plain_type(column(trail.table, name).type), "collation", None):
+        return sa.collate(value, collation)
+    return value
 
 
 def _told(trail: Trail, record: NamedFromClause, name: str) -> sa.ColumnElement[Any]:
@@ -338,16 +356,38 @@ def _told(trail: Trail, record: NamedFromClause, name: str) -> sa.ColumnElement[
     return trail.value(record, name)
 
 
-def _as_column(value: sa.ColumnElement[Any], declared: Any) -> sa.ColumnElement[Any]:
-    """Return the text of a native enum as the enum; all else is assigned as it is.
+class _Read(FunctionElement[Any]):
+    """What the input function of a column's type makes of a text.
 
-    An explicit cast would cut text and round numbers, which an assignment does not.
+    A cast could be one that the owner of the type made, and would run as the role that restores.
     """
-    if _is_of_labels(declared):
-        return sa.cast(value, declared)
-    if collation := getattr(plain_type(declared), "collation", None):
-        return sa.collate(value, collation)
-    return value
+
+    inherit_cache = False
+
+    def __init__(self, table: sa.Table, name: str, text: sa.ColumnElement[Any]) -> None:
+        super().__init__(text)
+        self.table = table
+        self.column = name
+        self.type = column(table, name).type
+
+
+@compiles(_Read, "postgresql")
+def _read(element: _Read, compiler: Any, **kw: Any) -> str:
+    table = compiler.preparer.format_table(element.table)
+    name = compiler.render_literal_value(element.column, sa.String())
+    text = compiler.process(element.clauses, **kw)
+    return (
+        f"(pg_catalog.json_populate_record(NULL::{table}, "
+        f"pg_catalog.json_build_object({name}, {text}))).{compiler.preparer.quote(element.column)}"
+    )
+
+
+def _text(value: sa.ColumnElement[Any], kind: str) -> sa.ColumnElement[Any]:
+    """Return the text of a stored value, which is one already where *kind* says text."""
+    if kind == "text":
+        return value
+    plain = sa.type_coerce(value, sa.types.NULLTYPE)
+    return catalog.textin(catalog.array_out(plain), type_=Text())
 
 
 def _is_of_labels(declared: Any) -> bool:
@@ -585,15 +625,25 @@ def _recorded(trail: Trail, record: NamedFromClause) -> Image:
 def _present(trail: Trail, live: FromClause) -> Image:
     """Return what a record of the row as it is would hold."""
     return {
-        name: cast(column(live, name), trail.audit.c[stored].type)
-        if name == stored
-        else _hash(bare(live, name))
+        name: _stored(trail, live, name) if name == stored else _hash(bare(live, name))
         for name, stored in trail.recorded.items()
     }
 
 
+def _stored(trail: Trail, live: FromClause, name: str) -> sa.ColumnElement[Any]:
+    """Return what the function would store of a column, by no cast that somebody else made."""
+    # COALESCE makes a value of a domain one of its base type.
+    value = sa.func.coalesce(bare(live, name), sa.null(), type_=sa.types.NULLTYPE)
+    kind = dict(trail.spec.as_text).get(name)
+    if kind is None:
+        return value
+    if kind == "text":
+        return catalog.textin(catalog.enum_out(value), type_=Text())
+    return cast(_text(value, kind), trail.audit.c[name].type)
+
+
 def _hash(value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    digest = catalog.sha256(catalog.record_send(sa.func.row(value)))
+    digest = catalog.sha256(catalog.substring(catalog.record_send(sa.func.row(value)), 13))
     # Of a bare NULL the grammar makes IS NOT NULL; of a row that would ask for each field.
     return sa.case((value.is_distinct_from(sa.null()), digest))
 

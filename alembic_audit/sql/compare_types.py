@@ -8,8 +8,9 @@ _EQUAL = "OPERATOR(pg_catalog.=)"
 def compare_types(default_schema: str) -> list[str]:
     """Lines that add to the arrays ``differing`` and ``remedies``, one element a column.
 
-    An audit column may be of the type of its source column, or wider: ``retype.holds`` is the same
-    rule for declared types. A domain counts as its base type, and an enum may be stored as text.
+    An audit column is of the type of its source column, and may be longer: ``retype.holds`` is the
+    same rule for declared types. A domain counts as its base type, and an enum of ``as_text`` is
+    stored as text.
     """
     fits = (
         f"(k.modifier {_EQUAL} -1 OR k.modifier {_EQUAL} b.modifier OR b.modifier"
@@ -50,19 +51,13 @@ def compare_types(default_schema: str) -> list[str]:
         "      OR s.atttypmod OPERATOR(pg_catalog.<>) a.atttypmod)",
         f"      AND (b.is_array OPERATOR(pg_catalog.<>) k.is_array OR NOT (b.type {_EQUAL} k.type",
         f"        AND {fits}",
-        f"      OR t.typtype {_EQUAL} 'e' AND {_among('k.type', *_TEXTS)}",
-        f"        AND k.modifier {_EQUAL} -1",
-        f"      OR NOT b.is_array AND {_among('b.type', *_TEXTS)}",
-        f"        AND {_among('k.type', *_TEXTS)} AND {fits}",
-        f"      OR NOT b.is_array AND COALESCE(pg_catalog.array_position({_types(*_INTEGERS)},",
-        f"        b.type) OPERATOR(pg_catalog.<=) pg_catalog.array_position({_types(*_INTEGERS)},",
-        "        k.type), false)));",
+        f"      OR t.typtype {_EQUAL} 'e' AND {_among('k.type', 'text')}",
+        f"        AND k.modifier {_EQUAL} -1 AND (spec OPERATOR(pg_catalog.->) 'as_text'",
+        "          OPERATOR(pg_catalog.->>) s.attname::pg_catalog.text) IS NOT NULL));",
     ]
 
 
 _LENGTHS = ("varbit", "varchar", "time", "timetz", "timestamp", "timestamptz")
-_TEXTS = ("varchar", "text")
-_INTEGERS = ("int2", "int4", "int8")
 
 
 def _types(*names: str) -> str:

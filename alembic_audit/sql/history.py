@@ -184,8 +184,12 @@ def _resized(table: str, column: str, schema: str, new_type: str, before: list[s
     name = qualify(schema, table)
     kept = (
         f"column {quote(column)} of audit table {name} holds values that are no {new_type}, or may "
-        "hold some that a REPEATABLE READ transaction does not see, and kept its type"
+        "hold some that a REPEATABLE READ transaction does not see, and was not narrowed"
     )
+    keep = [f"    RAISE NOTICE USING MESSAGE = {literal(kept)};"]
+    if new_type.startswith("VARCHAR("):
+        # It may be TEXT now, and values go into it without a cast.
+        keep.append(f"    {_set_type(name, column, 'VARCHAR')};")
     return do_unfiltered(
         _EXPLANATION,
         [
@@ -196,7 +200,7 @@ def _resized(table: str, column: str, schema: str, new_type: str, before: list[s
             f"    WHERE {quote(column)}::{new_type}::pg_catalog.text",
             f"      OPERATOR(pg_catalog.<>) {quote(column)}::pg_catalog.text",
             "  ) THEN",
-            f"    RAISE NOTICE USING MESSAGE = {literal(kept)};",
+            *keep,
             "    EXIT unfiltered;",
             "  END IF;",
             f"  {_set_type(name, column, new_type)};",
@@ -208,7 +212,7 @@ def _resized(table: str, column: str, schema: str, new_type: str, before: list[s
                 f" OPERATOR(pg_catalog.=) {literal(column)}",
             ),
             "EXCEPTION WHEN data_exception THEN",
-            f"  RAISE NOTICE USING MESSAGE = {literal(kept)};",
+            *keep,
         ],
     )
 

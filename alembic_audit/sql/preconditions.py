@@ -2,6 +2,7 @@
 
 from alembic_audit.naming import literal, quote
 from alembic_audit.spec import HEADER, AuditSpec
+from alembic_audit.sql import types
 from alembic_audit.sql.text import (
     audit_name,
     do_block,
@@ -95,6 +96,8 @@ def check_tables(
     if new_function or new_audit_table:
         lines += _ordinary(spec, audit_name(spec, default_schema))
     if new_function:
+        # Not where a trigger is replaced: on the way back, types change after that.
+        lines += types.check(spec, default_schema)
         lines += _audit_table(spec, audit_name(spec, default_schema))
     elif new_audit_table:
         lines += _owner(spec, audit_name(spec, default_schema))

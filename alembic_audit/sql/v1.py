@@ -108,9 +108,15 @@ def settings(spec: AuditSpec) -> tuple[str, ...]:
     A session keeps the plan that its first statement made (parse_relation.c stores the number of
     rows); of five million rows it would be compiled by JIT again for each single row after it.
     """
-    if spec.level == "row":
-        return ()
-    return ("jit=off",)
+    return (*_formats(spec), *(() if spec.level == "row" else ("jit=off",)))
+
+
+def _formats(spec: AuditSpec) -> tuple[str, ...]:
+    """Return the settings that decide how a value is spelled on its way into the record."""
+    # With array_nulls off, NULL in the text of an array is read as a word.
+    arrays = ("array_nulls=on",) if any(kind != "text" for _, kind in spec.as_text) else ()
+    # The binary form of a text is in the encoding of the client.
+    return (*arrays, *(("client_encoding=UTF8",) if spec.hash_columns else ()))
 
 
 def _guard(spec: AuditSpec, audit: str) -> list[str]:
@@ -145,10 +151,12 @@ def snapshot(spec: AuditSpec, source: str, audit: str) -> str:
         source: The audited table, qualified and quoted.
         audit: The audit table, qualified and quoted.
     """
+    before, after = _set_formats(spec)
     stale = f"a snapshot of {source} could miss rows: this transaction is "
     return do_unfiltered(
-        _declarations(spec, audit, each_row=True)[1:],
+        [*_declarations(spec, audit, each_row=True)[1:], *_former_formats(spec)],
         [
+            *before,
             *refuse_repeatable(stale, is_repeatable()),
             f"  LOCK TABLE {source} IN SHARE MODE;",
             *_settings(spec, source, of_trigger=False),
@@ -157,6 +165,7 @@ def snapshot(spec: AuditSpec, source: str, audit: str) -> str:
                 "  " + line
                 for line in _each_row(spec, audit, "S", source, _own_row("audited_row", source))
             ),
+            *after,
         ],
         options="#variable_conflict use_variable",
     )
@@ -187,7 +196,8 @@ def snapshot_batch(
         after: The key of the last row of the batch before, as text; empty at first.
         settings: Values of ``audit.<name>``, for this transaction.
     """
-    keys = [quote(name) for name in spec.key]
+    keys, row = [quote(name) for name in spec.key], "audited_row"
+    set_formats, reset_formats = _set_formats(spec)
     low, high, found = (
         [f"audit_{name}_{number}" for number, _ in enumerate(keys, 1)]
         for name in ("low", "high", "key")
@@ -196,6 +206,7 @@ def snapshot_batch(
     return do_unfiltered(
         [
             *_declarations(spec, audit)[1:],
+            *_former_formats(spec),
             "  audited_row pg_catalog.record;",
             "  audit_last pg_catalog.record;",
             "  audit_rows pg_catalog.int8 := 0;",
@@ -203,28 +214,74 @@ def snapshot_batch(
             *typed,
         ],
         [
+            *set_formats,
             *(
                 f"  PERFORM pg_catalog.set_config('audit.{name}', {literal(text)}, true);"
                 for name, text in settings.items()
             ),
             *_settings(spec, source, of_trigger=False),
             *_role(spec),
-            *(f"  {name} := {literal(text)};" for name, text in zip(low, after, strict=False)),
+            *(
+                # A text would become a key by a cast; a literal does by the type's input function.
+                f"  {name} := COALESCE({literal(text)}, (NULL::{source}).{key});"
+                for name, key, text in zip(low, keys, after, strict=False)
+            ),
             *_next_rows(keys, source, size, low if after else [], high),
             "  LOOP",
             "    audit_rows := audit_rows OPERATOR(pg_catalog.+) 1;",
-            *(f"    {name} := audited_row.{key};" for name, key in zip(found, keys, strict=True)),
+            *(
+                f"    {variable} := "
+                + _checked(spec, audit, row, [name], _value(spec, row, name))
+                + ";"
+                for variable, name in zip(found, spec.key, strict=True)
+            ),
             *_continue_if_recorded(spec, audit, dict(zip(keys, found, strict=True))),
-            *("    " + line for line in _record(spec, audit, "S", "audited_row")),
+            *("    " + line for line in _record(spec, audit, "S", row)),
             "    audit_recorded := audit_recorded OPERATOR(pg_catalog.+) 1;",
             "  END LOOP;",
             "  PERFORM pg_catalog.set_config('alembic_audit.snapshot',",
             "    pg_catalog.json_build_array(audit_rows, audit_recorded,",
-            f"      {', '.join(f'{name}::pg_catalog.text' for name in high)}",
+            "      " + ", ".join(map(_text, high)),
             "    )::pg_catalog.text, false);",
+            *reset_formats,
         ],
         options="#variable_conflict use_variable",
     )
+
+
+def _former_formats(spec: AuditSpec) -> list[str]:
+    """Return declarations of what the settings that spell a value were before the block."""
+    return [
+        f"  audit_former_{number} pg_catalog.text := pg_catalog.current_setting('{name}');"
+        for number, (name, _) in enumerate(_split(_formats(spec)), 1)
+    ]
+
+
+def _set_formats(spec: AuditSpec) -> tuple[list[str], list[str]]:
+    """Return what sets, in a block, the settings that the function has as its SET clauses.
+
+    They are put back at its end; after an error the transaction does that.
+    """
+    entries = list(enumerate(_split(_formats(spec)), 1))
+    return (
+        [
+            f"  PERFORM pg_catalog.set_config('{name}', '{value}', true);"
+            for _, (name, value) in entries
+        ],
+        [
+            f"  PERFORM pg_catalog.set_config('{name}', audit_former_{number}, true);"
+            for number, (name, _) in entries
+        ],
+    )
+
+
+def _split(entries: Iterable[str]) -> list[tuple[str, str]]:
+    return [(name, value) for name, _, value in (one.partition("=") for one in entries)]
+
+
+def _text(value: str) -> str:
+    """Return a value's text, by its output function; NULL where it is NULL."""
+    return f"CASE WHEN {value} IS NOT NULL THEN pg_catalog.concat({value}) END"
 
 
 def _typed(names: Sequence[str], table: str, columns: Sequence[str]) -> list[str]:
@@ -272,7 +329,7 @@ def _continue_if_recorded(spec: AuditSpec, audit: str, found: Mapping[str, str])
         audit: The audit table, qualified and quoted.
         found: The columns of the key, quoted, each with a variable that has its value.
     """
-    values = dict(zip(*_values(spec, "S", "audited_row"), strict=True))
+    values = dict(zip(*_values(spec, audit, "S", "audited_row"), strict=True))
     same = [*spec.columns, *map(hash_column, spec.hash_columns)]
     last = ", ".join(f"ROW(audit_last.{quote(name)})" for name in same)
     return [
@@ -371,14 +428,19 @@ def _record(
     spec: AuditSpec, audit: str, operation: str, row: str | None, *, changed: str = "NULL"
 ) -> list[str]:
     """Return the INSERT of one record; *row* is NEW, OLD, or None for TRUNCATE."""
-    columns, values = _values(spec, operation, row, changed=changed)
+    columns, values = _values(spec, audit, operation, row, changed=changed)
     return [
         f"INSERT INTO {audit} (",
         *comma_separated(map(quote, columns)),
         ") VALUES (",
-        *comma_separated(values),
+        *_items(values),
         ");",
     ]
+
+
+def _items(values: Sequence[str]) -> list[str]:
+    """Return one item a line, with commas between them, where an item may have several lines."""
+    return "\n".join(comma_separated(text.replace("\n", "\n  ") for text in values)).split("\n")
 
 
 def _own_row(row: str, source: str) -> str:
@@ -402,19 +464,20 @@ def _each_row(
     A volatile function in the list would be a subquery of its own in the plan, not pulled up
     (prepjointree.c, is_simple_subquery): a node to start and to pass for each row.
     """
-    columns, values = _values(spec, operation, "audited_row", time="audit_time")
+    columns, values = _values(spec, audit, operation, "audited_row", time="audit_time")
     return [
         "audit_time := pg_catalog.clock_timestamp();",
         f"INSERT INTO {audit} (",
         *comma_separated(map(quote, columns)),
         ") SELECT",
-        *comma_separated(values),
+        *_items(values),
         f"FROM {table} AS audited_row{f' WHERE {condition}' if condition else ''};",
     ]
 
 
 def _values(
     spec: AuditSpec,
+    audit: str,
     operation: str,
     row: str | None,
     *,
@@ -437,13 +500,62 @@ def _values(
     for number, setting in enumerate(spec.session_settings, 1):
         values[setting.column] = f"audit_setting_{number}"
     if row:
+        values["audit_operation"] = _checked(spec, audit, row, spec.columns, f"'{operation}'")
         for name in spec.columns:
-            values[name] = f"{row}.{quote(name)}"
+            values[name] = _value(spec, row, name)
         for number, name in enumerate(sparse, 1):
             values[name] = f"CASE WHEN {_stored(number)} THEN {values[name]} END"
         for name in spec.hash_columns:
             values[hash_column(name)] = _hash(f"{row}.{quote(name)}")
     return list(values), list(values.values())
+
+
+def _value(spec: AuditSpec, row: str, name: str) -> str:
+    """Return what is stored of a column; assigned to its audit column it needs no cast.
+
+    The owner of a type may create a cast of it, and an assignment would run that as the function's
+    owner. The output functions of enums and arrays are PostgreSQL's own, and so is every cast
+    between its own types.
+    """
+    value, kind = f"{row}.{quote(name)}", dict(spec.as_text).get(name)
+    if kind is None:
+        return value
+    # COALESCE makes a value of a domain one of its base type.
+    value = f"COALESCE({value}, NULL)"
+    if kind == "text":
+        return f"pg_catalog.textin(pg_catalog.enum_out({value}))"
+    return f"pg_catalog.textin(pg_catalog.array_out({value}))::pg_catalog.{kind}"
+
+
+def _checked(spec: AuditSpec, audit: str, row: str, columns: Iterable[str], value: str) -> str:
+    """Return a value, in a statement that cannot be planned where the type of a column differs.
+
+    A column that was given another type than its audit column would go into it by a cast, which
+    the owner of that type may have created. The planner drops the condition unevaluated; before
+    that the parser finds no array_eq() of arrays of two types. COALESCE makes a domain its base
+    type, and admits no array beside its element, where ARRAY[] makes one type of both.
+    """
+    as_text = dict(spec.as_text)
+    pairs = [
+        (f"{row}.{quote(name)}", f"(NULL::{audit}).{quote(name)}")
+        for name in columns
+        if name not in as_text
+    ]
+    if not pairs:
+        return value
+    return "\n".join(
+        [
+            "CASE WHEN false",
+            "  -- Never evaluated. An error here: a column and its audit column differ in type.",
+            "  -- Run `alembic revision --autogenerate`, then `alembic upgrade head`.",
+            *(
+                f"  AND pg_catalog.array_eq(ARRAY[COALESCE({new}, NULL)], "
+                f"ARRAY[COALESCE({old}, NULL)])\n    AND COALESCE({new}, {old}) IS NULL"
+                for new, old in pairs
+            ),
+            f"THEN NULL ELSE {value} END",
+        ]
+    )
 
 
 def _update(spec: AuditSpec, audit: str) -> list[str]:
@@ -501,10 +613,17 @@ def _changed(spec: AuditSpec) -> str:
 
 
 def _hash(value: str) -> str:
-    digest = f"pg_catalog.sha256(pg_catalog.record_send(ROW({value})))"
+    """Return the hash of a value: SHA-256 of what the send function of its type makes of it.
+
+    Before that record_send() writes twelve bytes: how many columns, the type, and the length.
+    With client_encoding UTF8 the rest is the same in every session and database.
+    """
+    sent = f"pg_catalog.substring(pg_catalog.record_send(ROW({value})), 13)"
     # IS NULL would be true of a composite value of NULLs; against the bare NULL, no operator hides
     # here (parse_expr.c makes it a NullTest that does not look into rows).
-    return f"CASE WHEN {value} IS NOT DISTINCT FROM NULL THEN NULL ELSE {digest} END"
+    return (
+        f"CASE WHEN {value} IS NOT DISTINCT FROM NULL THEN NULL ELSE pg_catalog.sha256({sent}) END"
+    )
 
 
 def _row(row: str, columns: Iterable[str]) -> str:

@@ -146,8 +146,10 @@ class Shape:
         """Return the declaration, in a MetaData of its own."""
         marks: dict[str, list[str]] = {"ignore": [], "hash": [], "exclude": []}
         for column in self.columns:
-            if column.mark:
-                marks[column.mark].append(column.name)
+            # The hash of an array of enums is refused.
+            mark = "exclude" if (column.mark, column.kind) == ("hash", "moods") else column.mark
+            if mark:
+                marks[mark].append(column.name)
         options = {f"{mark}_columns": names for mark, names in marks.items() if names}
         columns = [
             sa.Column(

@@ -199,11 +199,10 @@ class Story:
             same = retype.text(stored) == retype.text(column.type)
             if not same and not retype.holds(stored, column.type):
                 place = (self.spec.audit_table, column.name)
-                self.operation(
-                    "alter_audit_column", *place, existing_type=stored, type_=column.type
-                )
-                if retype.widens(stored, column.type):
-                    self.types[number] = column.type
+                wide = retype.wide_enough(stored, column.type)
+                self.operation("alter_audit_column", *place, existing_type=stored, type_=wide)
+                if retype.widens(stored, wide):
+                    self.types[number] = wide
         required = [one.column for one in self.spec.session_settings if one.required]
         for setting in required:
             if setting not in audit.columns or audit.c[setting].nullable:
@@ -237,7 +236,7 @@ class Story:
     def _images(self, prefix: str) -> str:
         columns = [
             f"CASE WHEN {prefix}{quote(name)} IS NOT NULL"
-            f" THEN record_send(ROW({prefix}{quote(name)}))::text END"
+            f" THEN substring(record_send(ROW({prefix}{quote(name)})), 13)::text END"
             if name in self.spec.hash_columns
             else f"{prefix}{quote(name)}::text"
             for name, _ in self.stored
