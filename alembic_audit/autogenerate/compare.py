@@ -147,7 +147,6 @@ def _operations(
     ours = diff.compare(
         declared,
         states,
-        begin_anew=rows.retyped_keys(theirs, changes, default_schema),
         compile_anew=rows.compiled_with_other_types(theirs, changes, default_schema),
         unrecorded=rows.unrecorded(
             theirs, declared, {name: one.spec for name, one in states.items()}, default_schema

@@ -20,7 +20,6 @@ def compare(
     found: Mapping[Name, AuditState],
     *,
     compile_anew: Collection[Name] = (),
-    begin_anew: Collection[Name] = (),
     unrecorded: Collection[Name] = (),
 ) -> list[MigrateOperation]:
     """Return the operations that turn what was found into what is declared, sorted by table.
@@ -29,7 +28,6 @@ def compare(
         declared: What the models ask for, by audited table.
         found: What the database holds, by audited table.
         compile_anew: Tables whose function has to forget a type.
-        begin_anew: Tables whose triggers have to be away while a column changes.
         unrecorded: Tables that hold, or will hold after this migration, rows which the trail does
             not have as they are.
     """
@@ -41,8 +39,6 @@ def compare(
             made.append(CreateAuditTriggerOp(AuditState(spec), snapshot=snapshot))
         elif state is not None and spec is None:
             made.append(DropAuditTriggerOp.from_state(state))
-        elif state is not None and spec is not None and name in begin_anew:
-            made += _begun_anew(state, spec, snapshot=snapshot)
         elif (
             state is not None
             and spec is not None
@@ -51,29 +47,6 @@ def compare(
             old = _with_owners(state, spec)
             made.append(ReplaceAuditTriggerOp(old, AuditState(spec), snapshot=snapshot))
     return made
-
-
-def _begun_anew(state: AuditState, spec: AuditSpec, *, snapshot: bool) -> list[MigrateOperation]:
-    """Return the operations between whose first two there is no trigger."""
-    dropped = DropAuditTriggerOp.from_state(state)
-    if state.audit_table_missing or not _takes_along(state.spec, spec):
-        return [dropped, CreateAuditTriggerOp(AuditState(spec), snapshot=snapshot)]
-    as_it_was = AuditState(state.spec)
-    old = _with_owners(dataclasses.replace(as_it_was, owners=state.owners), spec)
-    return [
-        dropped,
-        CreateAuditTriggerOp(as_it_was),
-        ReplaceAuditTriggerOp(old, AuditState(spec), snapshot=snapshot),
-    ]
-
-
-def _takes_along(old: AuditSpec, new: AuditSpec) -> bool:
-    """Return whether only a replacement gives the audit table its place, columns and owner."""
-    columns = {setting.name: setting.column for setting in old.session_settings}
-    return (
-        (old.audit_schema, old.audit_table, old.owner)
-        != (new.audit_schema, new.audit_table, new.owner)
-    ) or any(columns.get(one.name, one.column) != one.column for one in new.session_settings)
 
 
 def _differ(old: AuditSpec, new: AuditSpec) -> bool:

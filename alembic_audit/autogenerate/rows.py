@@ -42,28 +42,6 @@ def compiled_with_other_types(
     return names
 
 
-def retyped_keys(
-    operations: Iterable[MigrateOperation],
-    changes: Iterable[tuple[AuditSpec, AuditSpec]],
-    default_schema: str,
-) -> set[Name]:
-    """Return the tables of which a key column is retyped that a trigger's condition names.
-
-    PostgreSQL refuses to alter the type of such a column (tablecmds.c, ATExecAlterColumnType).
-    """
-    retyped = {
-        (table_of(op, default_schema), op.column_name)
-        for op in _flat(operations)
-        if isinstance(op, ops.AlterColumnOp) and op.modify_type is not None
-    }
-    return {
-        source_of(new, default_schema)
-        for old, new in changes
-        if old.level == "statement"
-        and any((source_of(new, default_schema), column) in retyped for column in old.key)
-    }
-
-
 def unrecorded(
     operations: Sequence[MigrateOperation],
     declared: Mapping[Name, AuditSpec],

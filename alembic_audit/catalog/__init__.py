@@ -116,7 +116,7 @@ def _definitions(connection: sa.Connection, triggers: Sequence[Trigger]) -> Defi
 
     def definition(row: Trigger) -> str:
         if row.oid not in known:
-            wanted = [row] if row.condition else [one for one in triggers if not one.condition]
+            wanted = [row] if row.conditional else [one for one in triggers if not one.conditional]
             oids = [one.oid for one in wanted]
             known.update(
                 (oid, text)

@@ -68,8 +68,7 @@ TRIGGERS = sa.text(
     SELECT t.oid, t.tgname, n.nspname, c.relname, t.tgfoid, t.tgtype,
       t.tgenabled::pg_catalog.text, t.tgparentid AS parent,
       (t.tgnargs = 0 AND t.tgattr::pg_catalog.text = '' AND t.tgconstraint = 0) AS plain,
-      t.tgoldtable, t.tgnewtable, t.tgqual::pg_catalog.text AS condition,
-      'pg_catalog.record_image_ne'::pg_catalog.regproc::pg_catalog.oid AS differs,
+      t.tgoldtable, t.tgnewtable, t.tgqual IS NOT NULL AS conditional,
       CASE WHEN ours.oid IS NULL THEN p.prosrc END AS foreign_source,
       pn.nspname AS function_schema, p.proname
     FROM pg_catalog.pg_trigger AS t

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,8 +35,7 @@ class Trigger(NamedTuple):
     plain: bool
     tgoldtable: str | None
     tgnewtable: str | None
-    condition: str | None
-    differs: int
+    conditional: bool
     foreign_source: str | None
     function_schema: str
     proname: str
@@ -119,45 +117,11 @@ class Shape(NamedTuple):
         type: ``pg_trigger.tgtype``.
         old_table: The name of its transition table of rows before.
         new_table: The name of its transition table of rows after.
-        condition: The columns whose change its WHEN condition asks for.
     """
 
     type: int
     old_table: str | None = None
     new_table: str | None = None
-    condition: tuple[str, ...] = ()
-
-
-def _shape_of(row: Trigger, relations: Mapping[Name, sa.Row[Any]]) -> Shape:
-    condition: tuple[str, ...] = ()
-    if row.condition is not None:
-        relation = relations.get((row.nspname, row.relname))
-        condition = _changed(row.condition, row.differs, relation)
-    return Shape(row.tgtype, row.tgoldtable, row.tgnewtable, condition)
-
-
-def _changed(tree: str, differs: int, relation: sa.Row[Any] | None) -> tuple[str, ...]:
-    """Return the columns whose change is the whole condition of a trigger.
-
-    Args:
-        tree: The condition, as a node tree.
-        differs: The number of the function that compares.
-        relation: The table of the trigger, where it is one of a trail.
-    """
-    nodes = [node.removesuffix("EXPR") for node in re.findall(r"\{(\w+)", tree)]
-    variables = re.findall(r"\{VAR :varno (\d+) :varattno (\d+)", tree)
-    count = len(variables) // 2
-    rows = ["ROW", *["VAR"] * count]
-    numbers = [number for _, number in variables[:count]]
-    meant = [*(("1", number) for number in numbers), *(("2", number) for number in numbers)]
-    if (
-        relation is None
-        or nodes != ["FUNC", *rows, *rows]
-        or variables != meant
-        or re.findall(r":funcid (\d+)", tree) != [str(differs)]
-    ):
-        return ("?",)
-    return tuple(relation.columns[int(number) - 1] for number in numbers)
 
 
 def wanted_triggers(spec: AuditSpec, default_schema: str) -> dict[tuple[str, str, str], Shape]:
@@ -193,7 +157,6 @@ class State:
         source, audit = text.schemas(spec, default_schema)
         self.definitions = definitions
         self.others = others
-        self.relations = relations
         self.row = row
         self.triggers = triggers
         self.default_schema = default_schema
@@ -345,7 +308,11 @@ class State:
                     found.insert(0, f"DROP TRIGGER IF EXISTS {_on_table(row)}")
                 self._drifted(kind, f"trigger {_on_table(row, 'on')} calls {self.name} too", *found)
                 expected[row.oid] = ("O", "O")
-            elif wanted.pop(name) != _shape_of(row, self.relations) or not row.plain:
+            elif (
+                wanted.pop(name) != Shape(row.tgtype, row.tgoldtable, row.tgnewtable)
+                or row.conditional
+                or not row.plain
+            ):
                 self._drifted(
                     states.TRIGGER_RETIMED,
                     f"trigger {_on_table(row, 'on')} is now: {self.definitions(row)}",
@@ -392,7 +359,7 @@ def _shape(spec: AuditSpec, kind: str) -> Shape:
         events = (_EVENT_BITS[name] for name in spec.operations if name != "truncate")
         return Shape(_ROW_BIT + sum(events))
     if kind == "key":
-        return Shape(_ROW_BIT + _EVENT_BITS["update"], condition=spec.key)
+        return Shape(_ROW_BIT + _EVENT_BITS["update"])
     if kind == "truncate":
         return Shape(_EVENT_BITS[kind])
     rows = sql.transition_table(spec)

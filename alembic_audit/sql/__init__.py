@@ -159,7 +159,7 @@ def _shape(spec: AuditSpec, kind: str, table: str) -> str:
         events = " OR ".join(name.upper() for name in spec.operations if name != "truncate")
         return f"{events} ON {table} FOR EACH ROW"
     if kind == "key":
-        return f"UPDATE ON {table} FOR EACH ROW WHEN ({_template(spec).key_condition(spec)})"
+        return f"UPDATE ON {table} FOR EACH ROW"
     if kind == "truncate":
         return f"TRUNCATE ON {table} FOR EACH STATEMENT"
     rows = f"{transition(kind)} TABLE AS {_template(spec).TRANSITION_TABLE}"
@@ -353,7 +353,6 @@ def same_triggers(old: AuditSpec, new: AuditSpec, found: Sequence[str]) -> bool:
             spec.partitions,
             spec.append_only,
             spec.level,
-            spec.key if spec.level == "statement" else (),
         )
 
     return facts(old) == facts(new) and not any(map(_TRIGGER_STATEMENT.match, found))

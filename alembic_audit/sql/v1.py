@@ -45,6 +45,8 @@ def body(spec: AuditSpec, source: str, audit: str, partitions: Sequence[str]) ->
         spec, audit, spec.sparse_columns, each_row=each_row, of_partitions=bool(partitions)
     )
     lines.append("BEGIN")
+    if "key" in spec.trigger_names:
+        lines += ["  " + line for line in _return_with_its_key(spec)]
     lines += [*_guard(spec, audit), *_settings(spec, source), *_role(spec)]
     branches = _branches(spec, audit)
     keyword = "IF"
@@ -90,16 +92,20 @@ def _branches(spec: AuditSpec, audit: str) -> dict[str, list[str]]:
     }
 
 
-def key_condition(spec: AuditSpec) -> str:
-    """Return the condition under which the row trigger ``key`` fires: the key changes.
+def _return_with_its_key(spec: AuditSpec) -> list[str]:
+    """PL/pgSQL that ends the row trigger ``key`` for a row that keeps its key.
 
-    As a function, for pg_get_triggerdef() does not show the cast that the operator would need, and
-    a dump could not be restored.
+    It comes first, since it runs for each row. A WHEN clause would block other people's
+    ``ALTER COLUMN ... TYPE`` and ``DROP COLUMN`` of the key, and slows an UPDATE of one row down.
     """
-    old, new = (
-        f"ROW({', '.join(f'{row}.{quote(name)}' for name in spec.key)})" for row in ("old", "new")
-    )
-    return f"pg_catalog.record_image_ne({old}, {new})"
+    return [
+        f"IF TG_LEVEL {_EQUAL} 'ROW' THEN",
+        f"  IF {_row('NEW', spec.key)}",
+        f"    {_IMAGE_EQUAL} {_row('OLD', spec.key)} THEN",
+        "    RETURN NULL;",
+        "  END IF;",
+        "END IF;",
+    ]
 
 
 def settings(spec: AuditSpec) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ def retype_key(story: Story, picks: Picks) -> None:
     name, kind = quote(column.name), KINDS[new.kind].text
     alter = f"ALTER TABLE {quote(shape.table)} ALTER COLUMN {name} TYPE {kind} USING {name}::{kind}"
     where = story.numbers[column.name]
-    story.become(shape.with_column(column.name, new), [alter], snapshot=True, retypes_key=True)
+    story.become(shape.with_column(column.name, new), [alter], snapshot=True)
     if story.numbers[column.name] != where:
         story.readable = False  # records from before have their key elsewhere
 

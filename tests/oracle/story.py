@@ -141,7 +141,6 @@ class Story:
         after: Iterable[str] = (),
         *,
         snapshot: bool = False,
-        retypes_key: bool = False,
     ) -> None:
         """Do a step of DDL, in the order in which autogenerate writes it.
 
@@ -150,28 +149,14 @@ class Story:
             before: Statements that change the table before the trail does.
             after: Statements that run when nothing needs any more what they drop.
             snapshot: Rows change that no trigger sees.
-            retypes_key: A key changes its type, which a condition of a trigger may name.
         """
         self.begin_step()
         spec, audit = shape.derived()
-        begins_anew = retypes_key and self.spec.level == "statement"
-        if begins_anew:
-            self.operation(
-                "drop_audit_trigger",
-                self.spec.table,
-                audit_table=self.spec.audit_table,
-                function=self.spec.function,
-            )
         self.run(*before)
         self._fit(audit)
         old, new = self.spec.full_kwargs(), spec.full_kwargs()
         replaces = {name: value for name, value in old.items() if value != new[name]}
-        if begins_anew:
-            self.operation("create_audit_trigger", spec.table, **spec.to_kwargs())
-        else:
-            self.operation(
-                "replace_audit_trigger", spec.table, replaces=replaces, **spec.to_kwargs()
-            )
+        self.operation("replace_audit_trigger", spec.table, replaces=replaces, **spec.to_kwargs())
         self.run(*after)
         self.changed(shape, snapshot=snapshot)
 
