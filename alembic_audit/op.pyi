@@ -26,7 +26,8 @@ def create_audit_trigger(
     owner: str | None = None,
     partitions: Iterable[str] = (),
     append_only: bool = False,
-    level: Literal["row", "statement"] = "row",
+    level: Literal["row", "statement"]
+    | Mapping[Literal["insert", "update", "delete"], Literal["row", "statement"]] = "row",
     sparse_columns: Iterable[str] = (),
     as_text: Mapping[str, str] | None = None,
     version: int = ...,
@@ -63,7 +64,8 @@ def replace_audit_trigger(
     owner: str | None = None,
     partitions: Iterable[str] = (),
     append_only: bool = False,
-    level: Literal["row", "statement"] = "row",
+    level: Literal["row", "statement"]
+    | Mapping[Literal["insert", "update", "delete"], Literal["row", "statement"]] = "row",
     sparse_columns: Iterable[str] = (),
     as_text: Mapping[str, str] | None = None,
     version: int = ...,
@@ -98,7 +100,8 @@ def rename_audited_table(
     owner: str | None = None,
     partitions: Iterable[str] = (),
     append_only: bool = False,
-    level: Literal["row", "statement"] = "row",
+    level: Literal["row", "statement"]
+    | Mapping[Literal["insert", "update", "delete"], Literal["row", "statement"]] = "row",
     sparse_columns: Iterable[str] = (),
     as_text: Mapping[str, str] | None = None,
     version: int = ...,
@@ -127,7 +130,8 @@ def rename_audited_column(
     owner: str | None = None,
     partitions: Iterable[str] = (),
     append_only: bool = False,
-    level: Literal["row", "statement"] = "row",
+    level: Literal["row", "statement"]
+    | Mapping[Literal["insert", "update", "delete"], Literal["row", "statement"]] = "row",
     sparse_columns: Iterable[str] = (),
     as_text: Mapping[str, str] | None = None,
     version: int = ...,
@@ -155,7 +159,8 @@ def snapshot_audit_table(
     owner: str | None = None,
     partitions: Iterable[str] = (),
     append_only: bool = False,
-    level: Literal["row", "statement"] = "row",
+    level: Literal["row", "statement"]
+    | Mapping[Literal["insert", "update", "delete"], Literal["row", "statement"]] = "row",
     sparse_columns: Iterable[str] = (),
     as_text: Mapping[str, str] | None = None,
     version: int = ...,

@@ -8,7 +8,8 @@ from typing import Any, Literal, TypedDict
 import sqlalchemy as sa
 
 from alembic_audit.errors import DeclarationError
-from alembic_audit.spec import LEVELS, OPERATIONS, STYLES
+from alembic_audit.levels import LEVELS, OF_ROWS
+from alembic_audit.spec import OPERATIONS, STYLES
 
 OPTIONS_KEY = "audit.options"
 DEFAULTS_KEY = "audit.defaults"
@@ -36,7 +37,8 @@ class AuditOptions:
         indexes: Columns of each index of the audit table; None is one on the key and ``audit_id``.
         partitions: Partitions, in the table's schema, of which a TRUNCATE by name is recorded.
         append_only: UPDATE, DELETE and TRUNCATE of the audit table are refused, to its owner too.
-        level: ``row``, ``statement``, or ``auto``: statement level where it records the same.
+        level: ``row``, ``statement``, or ``auto``, which is statement level where that records the
+            same; one for all operations, or a dict of them by operation.
         sparse_columns: Large values that an UPDATE stores only when it changes them.
     """
 
@@ -55,8 +57,11 @@ class AuditOptions:
     partitions: tuple[str, ...] = ()
     indexes: tuple[tuple[str, ...], ...] | None = None
     append_only: bool = False
-    level: str = "auto"
+    level: str | Mapping[str, str] = "auto"
     sparse_columns: tuple[str, ...] = ()
+
+
+Level = Literal["auto", "row", "statement"]
 
 
 class Options(TypedDict, total=False):
@@ -79,7 +84,7 @@ class Options(TypedDict, total=False):
     partitions: Collection[str]
     indexes: Sequence[Sequence[str]] | None
     append_only: bool
-    level: Literal["auto", "row", "statement"]
+    level: Level | Mapping[Literal["insert", "update", "delete"], Level]
     sparse_columns: Collection[str]
 
 
@@ -163,11 +168,8 @@ def _validated(table: sa.Table, where: str, given: dict[str, Any]) -> AuditOptio
             f"audit_columns in {where} must be one of {', '.join(STYLES)}, "
             f"found {given['audit_columns']!r}"
         )
-    if given.get("level", "auto") not in (*LEVELS, "auto"):
-        raise DeclarationError(
-            f"level in {where} must be one of {', '.join((*LEVELS, 'auto'))}, "
-            f"found {given['level']!r}"
-        )
+    if "level" in given:
+        _check_level(where, given["level"])
     if "partitions" in given:
         given["partitions"] = _strings(where, "partitions", given["partitions"])
     if given.get("indexes") is not None:
@@ -177,6 +179,22 @@ def _validated(table: sa.Table, where: str, given: dict[str, Any]) -> AuditOptio
     if "session_settings" in given:
         given["session_settings"] = _settings(table, where, given["session_settings"])
     return AuditOptions(**given)
+
+
+def _check_level(where: str, level: Any) -> None:
+    """See that a level is one word, or one for some operations; the others are ``auto``."""
+    by_operation = level if isinstance(level, Mapping) else {}
+    for name in by_operation:
+        if name not in OF_ROWS:
+            raise DeclarationError(
+                f"level in {where} names {name!r}; it may name {', '.join(OF_ROWS)}"
+            )
+    for one in by_operation.values() if isinstance(level, Mapping) else [level]:
+        if one not in (*LEVELS, "auto"):
+            raise DeclarationError(
+                f"level in {where} must be one of {', '.join((*LEVELS, 'auto'))}, or a dict of "
+                f"them by operation, found {one!r}"
+            )
 
 
 def _check_contradictions(where: str, given: Mapping[str, Any]) -> None:

@@ -7,9 +7,9 @@ import dataclasses
 import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from alembic_audit import naming
+from alembic_audit import levels, naming
 from alembic_audit.errors import SpecError
 
 HEADER = "-- alembic_audit: "
@@ -17,7 +17,6 @@ HEADER = "-- alembic_audit: "
 
 OPERATIONS = ("insert", "update", "delete", "truncate")
 STYLES = ("standard", "classic")
-LEVELS = ("row", "statement")
 CURRENT_VERSION = 1
 """The newest version of the SQL templates in ``alembic_audit.sql``; what a declaration gets."""
 
@@ -85,44 +84,6 @@ def setting_column(name: str, style: str) -> str:
     return name if style == "classic" else naming.shorten(f"audit_{name}")
 
 
-class _Recorded(Protocol):
-    """What a spec and the options of a declaration have in common."""
-
-    @property
-    def operations(self) -> tuple[str, ...]: ...
-    @property
-    def always(self) -> bool: ...
-    @property
-    def skip_unchanged(self) -> bool: ...
-    @property
-    def changed_columns(self) -> bool: ...
-    @property
-    def ignore_columns(self) -> tuple[str, ...]: ...
-    @property
-    def sparse_columns(self) -> tuple[str, ...]: ...
-    @property
-    def partitions(self) -> tuple[str, ...]: ...
-
-
-def rows_needed(recorded: _Recorded, key: Sequence[str]) -> str | None:
-    """Return what of a spec or of options only a row trigger can do, or do right; None for nothing.
-
-    At statement level there is no OLD row beside a NEW one, no statement trigger fires where
-    logical replication applies a change, and a partition that is written by its own name does
-    not reach a statement trigger of its parent.
-    """
-    if recorded.always:
-        return "always=True"
-    if recorded.skip_unchanged:
-        return "skip_unchanged=True"
-    if recorded.changed_columns:
-        return "changed_columns=True"
-    for name in ("ignore_columns", "sparse_columns", "partitions"):
-        if columns := getattr(recorded, name):
-            return f"{name}={list(columns)}"
-    return None if key or "update" not in recorded.operations else "a table without a key"
-
-
 @dataclasses.dataclass(frozen=True, order=True)
 class Setting:
     """A session setting ``audit.<name>``, the column it is recorded in, and whether it must be."""
@@ -158,7 +119,7 @@ class AuditSpec:
     owner: str | None = None
     partitions: tuple[str, ...] = ()
     append_only: bool = False
-    level: str = "row"
+    row_level: tuple[str, ...] = levels.OF_ROWS
     sparse_columns: tuple[str, ...] = ()
     as_text: tuple[tuple[str, str], ...] = ()
     version: int = 1
@@ -177,6 +138,12 @@ class AuditSpec:
     def watched(self) -> tuple[str, ...]:
         """The source columns whose change makes an UPDATE worth recording."""
         return tuple(name for name in self.stored if name not in self.ignore_columns)
+
+    @property
+    def statement_level(self) -> tuple[str, ...]:
+        """The operations that statement triggers record, without TRUNCATE."""
+        recorded = (name for name in levels.OF_ROWS if name in self.operations)
+        return tuple(name for name in recorded if name not in self.row_level)
 
     @property
     def truncate_trigger(self) -> str:
@@ -214,17 +181,13 @@ class AuditSpec:
     def trigger_names(self) -> dict[str, str]:
         """The triggers this spec has: kind to name.
 
-        At row level a trigger ``row`` and one ``truncate``; at statement level one for each
-        operation, and one ``key`` for the rows of an UPDATE that change their key.
+        One ``row`` for all operations at row level; one for each operation at statement level, and
+        with ``update`` one ``key`` for the rows of an UPDATE that change their key; ``truncate``.
         """
-        names = {}
-        of_rows = [name for name in self.operations if name != "truncate"]
-        if self.level == "statement":
-            names = {name: naming.shorten(f"{self.trigger}_{name}") for name in of_rows}
-            if "update" in of_rows:
-                names["key"] = naming.shorten(f"{self.trigger}_key")
-        elif of_rows:
-            names["row"] = naming.shorten(self.trigger)
+        names = {"row": naming.shorten(self.trigger)} if self.row_level else {}
+        names |= {name: naming.shorten(f"{self.trigger}_{name}") for name in self.statement_level}
+        if "update" in self.statement_level:
+            names["key"] = naming.shorten(f"{self.trigger}_key")
         if "truncate" in self.operations:
             names["truncate"] = self.truncate_trigger
         return names
@@ -285,7 +248,7 @@ class AuditSpec:
         owner: str | None = None,
         partitions: Iterable[str] = (),
         append_only: bool = False,
-        level: str = "row",
+        level: str | Mapping[str, str] = "row",
         sparse_columns: Iterable[str] = (),
         as_text: Mapping[str, str] | None = None,
         version: int = 1,
@@ -316,6 +279,12 @@ class AuditSpec:
         if stray := sorted(set(names) - set(session_settings or {})):
             raise SpecError(f"setting_columns names {stray}, which session_settings does not have")
 
+        recorded = tuple(
+            sorted(
+                {_one_of("operations", name, OPERATIONS) for name in operations},
+                key=OPERATIONS.index,
+            )
+        )
         default = functools.partial(_default_name, table, audit_schema, schema)
         spec = cls(
             table=naming.check_identifier(table, "the audited table"),
@@ -329,12 +298,7 @@ class AuditSpec:
             hash_columns=_names("hash_columns", hash_columns),
             ignore_columns=_names("ignore_columns", ignore_columns),
             session_settings=settings,
-            operations=tuple(
-                sorted(
-                    {_one_of("operations", name, OPERATIONS) for name in operations},
-                    key=OPERATIONS.index,
-                )
-            ),
+            operations=recorded,
             audit_columns=style,
             skip_unchanged=bool(skip_unchanged),
             changed_columns=bool(changed_columns),
@@ -342,7 +306,7 @@ class AuditSpec:
             owner=owner,
             partitions=tuple(sorted(_names("partitions", partitions))),
             append_only=bool(append_only),
-            level=_one_of("level", level, LEVELS),
+            row_level=levels.rows_of(level, recorded),
             sparse_columns=_names("sparse_columns", sparse_columns),
             as_text=tuple(
                 (name, _one_of(f"as_text[{name!r}]", kind, TEXT_TYPES))
@@ -382,7 +346,7 @@ class AuditSpec:
             "owner": self.owner,
             "partitions": list(self.partitions),
             "append_only": self.append_only,
-            "level": self.level,
+            "level": levels.as_argument(self.row_level, self.operations),
             "sparse_columns": list(self.sparse_columns),
             "as_text": dict(self.as_text),
             "version": self.version,
@@ -496,10 +460,14 @@ class AuditSpec:
                 f"partitions of {self.table!r} are those whose TRUNCATE is recorded, and truncate "
                 "is not in operations; add it, or name no partitions"
             )
-        if self.level == "statement" and (reason := rows_needed(self, self.key)):
-            raise SpecError(
-                f"level 'statement' of {self.table!r} does not go with {reason}; write level 'row'"
-            )
+        needed = levels.needed_by_options(self, self.key)
+        for name in self.statement_level:
+            if reason := needed.get(name):
+                line = levels.as_argument({*self.row_level, *needed}, self.operations)
+                raise SpecError(
+                    f"level 'statement' of {name} of {self.table!r} does not go with {reason}; "
+                    f"write level={line!r}"
+                )
         names = self.audit_column_names
         if len(set(names)) < len(names):
             self._refuse_double(names)

@@ -1,7 +1,9 @@
 """What the database holds, as values."""
 
 import dataclasses
+from collections.abc import Sequence
 
+from alembic_audit.levels import ForeignKey
 from alembic_audit.spec import AuditSpec
 
 BODY_EDITED = "body edited"
@@ -83,6 +85,8 @@ class Catalog:
         newer: Functions that a newer version of this package wrote, with the reason.
         foreign: Triggers of others on declared tables.
         unfit: Declared tables where statement triggers would not see each row, with the reason.
+        foreign_keys: Those of the tables of ``states`` and of declared tables, if they do anything
+            to rows.
     """
 
     states: dict[Name, AuditState]
@@ -90,6 +94,7 @@ class Catalog:
     newer: dict[str, str]
     foreign: list["ForeignTrigger"]
     unfit: dict[Name, str]
+    foreign_keys: dict[Name, Sequence[ForeignKey]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """Source Table to audit Table, and the spec that belongs to them."""
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeEngine
 
-from alembic_audit import ddl, naming, options, spec
+from alembic_audit import ddl, levels, naming, options, spec
 from alembic_audit.errors import DeclarationError, SpecError
 from alembic_audit.options import AuditOptions
 from alembic_audit.sql.text import COMMENT
@@ -332,8 +332,8 @@ def make_spec(
         raise DeclarationError(f"table {table.fullname!r} cannot be audited: {error}") from error
 
 
-def _level(table: sa.Table, wanted: AuditOptions, *, has_children: bool) -> str:
-    """Return the level that was asked for, or that ``auto`` comes to.
+def _level(table: sa.Table, wanted: AuditOptions, *, has_children: bool) -> str | dict[str, str]:
+    """The level that was asked for, or that ``auto`` comes to, as the argument of an operation.
 
     It is decided from the declaration alone, so that it is the same in every database.
     """
@@ -344,25 +344,50 @@ def _level(table: sa.Table, wanted: AuditOptions, *, has_children: bool) -> str:
             "COMMIT, and a record does not say which of them it is of; write initially='IMMEDIATE' "
             "in its PrimaryKeyConstraint, where one UPDATE can still exchange keys"
         )
-    reason = spec.rows_needed(wanted, key.columns.keys()) or _rows_needed(
-        table, has_children=has_children
-    )
-    if wanted.level == "statement" and reason:
-        raise SpecError(f"level 'statement' does not go with {reason}; write level 'row' or 'auto'")
-    if wanted.level != "row" and not reason:
-        return "statement"
-    if key.deferrable and "update" in wanted.operations:
+    needed = levels.needed_by_foreign_keys(wanted, key.columns.keys(), _foreign_keys(table))
+    needed |= levels.needed_by_options(wanted, key.columns.keys())
+    if reason := _rows_needed(table, has_children=has_children):
+        needed |= dict.fromkeys(levels.OF_ROWS, reason)
+    rows = {name for name in levels.OF_ROWS if name in wanted.operations and name in needed}
+    for name in levels.OF_ROWS:
+        asked = (
+            wanted.level.get(name, "auto") if isinstance(wanted.level, Mapping) else wanted.level
+        )
+        if name not in wanted.operations:
+            continue
+        if asked == "row":
+            rows.add(name)
+        elif asked == "statement" and name in rows:
+            line = levels.as_argument(rows, wanted.operations)
+            raise SpecError(
+                f"level 'statement' of {name} does not go with {needed[name]}; "
+                f"write level={line!r} or 'auto'"
+            )
+    if key.deferrable and "update" in rows:
+        reason = needed.get("update")
         raise SpecError(
             "its primary key is DEFERRABLE, so that two rows can change places in one UPDATE, "
             "and the records of a row trigger could not be replayed; "
             + (f"leave out {reason}" if reason else "write level 'statement'")
             + ", or make the key NOT DEFERRABLE"
         )
-    return "row"
+    return levels.as_argument(rows, wanted.operations)
+
+
+def _foreign_keys(table: sa.Table) -> list[levels.ForeignKey]:
+    return [
+        levels.ForeignKey.of(
+            ", ".join(column.name for column in one.columns),
+            [column.name for column in one.columns],
+            one.ondelete,
+            one.onupdate,
+        )
+        for one in table.foreign_key_constraints
+    ]
 
 
 def _rows_needed(table: sa.Table, *, has_children: bool) -> str | None:
-    """Return what of a Table statement triggers cannot do, or would record in a wrong order."""
+    """What of a Table statement triggers cannot do, or would record in a wrong order."""
     postgres = table.dialect_options["postgresql"]
     if postgres["partition_by"]:
         return "a partitioned table"

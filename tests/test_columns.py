@@ -88,7 +88,8 @@ def rename(old: str, new: str, key: str, columns: list[str], secret: str, note: 
     return (
         f"op.rename_audited_column('account', '{old}', '{new}', audit_table='account_audit',"
         f" key=['{key}'], columns={columns}, hash_columns=['{secret}'],"
-        f" ignore_columns=['{note}'], version=1)"
+        f" ignore_columns=['{note}'], version=1, "
+        "level={'insert': 'statement', 'update': 'row', 'delete': 'statement'})"
     )
 
 

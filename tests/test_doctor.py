@@ -938,6 +938,31 @@ def test_statement_level(connection: sa.Connection) -> None:
     ] == examine(connection)
 
 
+def test_foreign_keys_at_statement_level(connection: sa.Connection) -> None:
+    """Actions that no model declares are named, with the line to write."""
+    metadata = sa.MetaData()
+    table(metadata, "invoice", level="statement")
+    create(connection, metadata)
+    run(
+        connection,
+        "ALTER TABLE invoice ADD a integer CONSTRAINT one REFERENCES invoice ON DELETE CASCADE",
+    )
+    assert [] == examine(connection)
+    run(
+        connection,
+        "ALTER TABLE invoice ADD b integer CONSTRAINT two REFERENCES invoice ON DELETE SET NULL",
+    )
+    found = doctor.examine(connection)
+    assert [
+        "error: wrong at statement level [public.invoice] it has actions of foreign keys that "
+        "update (two) and delete (one) its rows",
+    ] == examine(connection)
+    line = "level={'insert': 'statement', 'update': 'row', 'delete': 'statement'}"
+    assert [f"write {line} in the options of the table; then"] == [
+        one.cure.partition(" alembic")[0] for one in found
+    ]
+
+
 def test_coverage() -> None:
     """A Table is audited, refused with a reason, or named; an undecided one is not silent."""
     metadata = models()

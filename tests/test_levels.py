@@ -39,17 +39,19 @@ def models(**options: Any) -> sa.MetaData:
     return one.metadata
 
 
-def level_of(one: sa.Table, **options: Any) -> str:
+def level_of(one: sa.Table, **options: Any) -> Any:
+    """Return the level as the migration shows it."""
     audit_table(one, **options)
     derive_all(one.metadata)
     spec: AuditSpec = one.info[SPEC_KEY]
-    return spec.level
+    return spec.to_kwargs()["level"]
 
 
 # -- what auto comes to ---------------------------------------------------------------------------
 
-NEED_ROWS: list[dict[str, Any]] = [
-    {"always": True},
+ONLY_UPDATE = {"insert": "statement", "update": "row", "delete": "statement"}
+OTHERS = {"insert": "row", "update": "statement", "delete": "row"}
+NEED_THE_OLD_ROW: list[dict[str, Any]] = [
     {"skip_unchanged": True},
     {"changed_columns": True},
     {"ignore_columns": ["note"]},
@@ -64,31 +66,50 @@ def test_auto_is_statement_level_for_a_plain_table() -> None:
     assert "row" == level_of(table(), level="row")
 
 
-@pytest.mark.parametrize("options", NEED_ROWS, ids=lambda options: next(iter(options)))
-def test_auto_is_row_level_where_an_option_needs_rows(options: dict[str, Any]) -> None:
-    """What needs the OLD row beside the NEW one is row level; to ask otherwise is refused."""
-    assert "row" == level_of(table(), **options)
+@pytest.mark.parametrize("options", NEED_THE_OLD_ROW, ids=lambda options: next(iter(options)))
+def test_only_update_is_row_level_where_an_option_needs_the_old_row(
+    options: dict[str, Any],
+) -> None:
+    """INSERT and DELETE stay at statement level; the refusal names the line to write."""
+    assert ONLY_UPDATE == level_of(table(), **options)
     with pytest.raises(
-        DeclarationError, match=f"'statement' does not go with {next(iter(options))}"
+        DeclarationError,
+        match=f"'statement' of update does not go with {next(iter(options))}.*; "
+        f"write level={re.escape(str(ONLY_UPDATE))} or 'auto'",
     ):
         level_of(table(), level="statement", **options)
+    assert ONLY_UPDATE == level_of(table(), level=ONLY_UPDATE, **options)
+    assert "statement" == level_of(table(), operations=["insert", "delete"], **options)
+
+
+def test_always_is_row_level() -> None:
+    """No statement trigger fires where a subscription applies a change."""
+    assert "row" == level_of(table(), always=True)
+    with pytest.raises(DeclarationError, match=r"'statement' of insert .* always=True; .*'row'"):
+        level_of(table(), level="statement", always=True)
 
 
 @pytest.mark.parametrize(
-    ("one", "reason"),
+    ("one", "reason", "level"),
     [
-        (table(postgresql_partition_by="RANGE (id)"), "a partitioned table"),
-        (table(postgresql_inherits="base"), "inheritance"),
-        (table(prefixes=["FOREIGN"]), "a foreign table"),
-        (sa.Table("account", sa.MetaData(), sa.Column("email", sa.Text)), "a table without a key"),
+        (table(postgresql_partition_by="RANGE (id)"), "a partitioned table", "row"),
+        (table(postgresql_inherits="base"), "inheritance", "row"),
+        (table(prefixes=["FOREIGN"]), "a foreign table", "row"),
+        (
+            sa.Table("account", sa.MetaData(), sa.Column("email", sa.Text)),
+            "a table without a key",
+            ONLY_UPDATE,
+        ),
     ],
     ids=["partitioned", "inherits", "foreign", "keyless"],
 )
-def test_auto_is_row_level_where_the_table_needs_rows(one: sa.Table, reason: str) -> None:
+def test_auto_is_row_level_where_the_table_needs_rows(
+    one: sa.Table, reason: str, level: Any
+) -> None:
     """What statement triggers would miss or record in a wrong order is row level."""
     with pytest.raises(DeclarationError, match=f"'statement' .*{reason}"):
         audit_table(one, level="statement")
-    assert "row" == level_of(one)
+    assert level == level_of(one)
 
 
 def test_auto_is_row_level_for_a_table_that_others_inherit() -> None:
@@ -148,7 +169,8 @@ def test_an_operation_at_statement_level_is_refused_with_what_needs_rows(
 ) -> None:
     """A hand-written op.create_audit_trigger says the same."""
     given = {"key": ["id"], "columns": ["id", "email"], "level": "statement", **arguments}
-    with pytest.raises(SpecError, match=f"'statement' of 'account' does not go with {reason}"):
+    message = f"'statement' of (insert|update) of 'account' does not go with {reason}; write level="
+    with pytest.raises(SpecError, match=message):
         AuditSpec.from_kwargs("account", **given)
 
 
@@ -156,8 +178,95 @@ def test_unknown_levels_are_refused() -> None:
     """The message names what there is."""
     with pytest.raises(DeclarationError, match=r"level in .* one of row, statement, auto"):
         audit_table(table(), level="cell")  # type: ignore[arg-type]
-    with pytest.raises(SpecError, match="level must be one of row, statement, found 'auto'"):
+    with pytest.raises(DeclarationError, match=r"level in .* names 'truncate'; it may name insert"):
+        audit_table(table(), level={"truncate": "row"})  # type: ignore[dict-item]
+    with pytest.raises(SpecError, match=r"level must be one of row, statement, or .* found 'auto'"):
         AuditSpec.from_kwargs("account", columns=["id"], level="auto")
+    with pytest.raises(SpecError, match=r"level must be .* found 'cell'"):
+        AuditSpec.from_kwargs("account", columns=["id"], level={"insert": "cell"})
+    whole = "{'insert': 'row', 'update': 'statement', 'delete': 'statement'}"
+    with pytest.raises(SpecError, match=rf"level must name .*; write level={re.escape(whole)}"):
+        AuditSpec.from_kwargs("account", columns=["id"], level={"insert": "row"})
+
+
+# -- foreign keys ---------------------------------------------------------------------------------
+
+
+def referring(*clauses: tuple[str, str | None, str | None]) -> sa.Table:
+    """Return a table with a key (tenant, id), and foreign keys: column, ON DELETE, ON UPDATE."""
+    metadata = sa.MetaData()
+    sa.Table("employee", metadata, sa.Column("id", sa.Integer, primary_key=True))
+    return sa.Table(
+        "task",
+        metadata,
+        *(sa.Column(name, sa.Integer, primary_key=True) for name in ("tenant", "id")),
+        *(sa.Column(name, sa.Integer) for name in ("owner", "reviewer")),
+        *(
+            sa.ForeignKeyConstraint([column], ["employee.id"], ondelete=delete, onupdate=update)
+            for column, delete, update in clauses
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("clauses", "level"),
+    [
+        ([("owner", None, None), ("reviewer", "RESTRICT", "NO ACTION")], "statement"),
+        ([("owner", "CASCADE", None), ("tenant", "CASCADE", None)], "statement"),
+        ([("owner", "SET NULL", "CASCADE"), ("reviewer", "set null", "CASCADE")], "statement"),
+        ([("owner", "CASCADE", None), ("reviewer", "SET NULL", None)], ONLY_UPDATE),
+        ([("owner", "cascade", "cascade")], ONLY_UPDATE),
+        ([("tenant", None, "CASCADE")], ONLY_UPDATE),
+        ([("tenant", "SET  DEFAULT", None)], ONLY_UPDATE),
+        ([("tenant", None, "CASCADE"), ("owner", "CASCADE", None)], "row without insert"),
+    ],
+)
+def test_auto_knows_foreign_key_actions(clauses: list[Any], level: Any) -> None:
+    """UPDATE is row level where actions update and delete its rows, or change its key."""
+    if level == "row without insert":
+        level = {"insert": "statement", "update": "row", "delete": "row"}
+    assert level == level_of(referring(*clauses))
+    if level != "statement":
+        with pytest.raises(
+            DeclarationError, match=rf"actions of foreign keys.*level={re.escape(str(level))} or"
+        ):
+            level_of(referring(*clauses), level="statement")
+        assert level == level_of(referring(*clauses), level=level)
+    assert "row" == level_of(referring(*clauses), level="row")
+
+
+def test_a_list_of_columns_that_are_set_is_read() -> None:
+    """SET NULL (column) of PostgreSQL 15 changes that column alone, so the key stays."""
+
+    def one(on_delete: str) -> sa.Table:
+        metadata = sa.MetaData()
+        sa.Table(
+            "parent",
+            metadata,
+            *(sa.Column(name, sa.Integer, primary_key=True) for name in ("tenant", "id")),
+        )
+        return sa.Table(
+            "child",
+            metadata,
+            *(sa.Column(name, sa.Integer, primary_key=True) for name in ("tenant", "id")),
+            sa.Column("Parent", sa.Integer),
+            sa.ForeignKeyConstraint(
+                ["tenant", "Parent"], ["parent.tenant", "parent.id"], ondelete=on_delete
+            ),
+        )
+
+    assert "statement" == level_of(one('SET NULL ("Parent")'))
+    assert ONLY_UPDATE == level_of(one("SET NULL (tenant)"))
+    assert ONLY_UPDATE == level_of(one("SET NULL (somewhere)"))
+    assert ONLY_UPDATE == level_of(one("SET NULL"))
+
+
+def test_a_level_for_some_operations_leaves_the_others_to_auto() -> None:
+    """What is not named is as if nothing was said."""
+    assert ONLY_UPDATE == level_of(table(), level={"update": "row"})
+    assert "statement" == level_of(table(), level={"update": "auto"})
+    assert ONLY_UPDATE == level_of(table(), level={"insert": "statement"}, skip_unchanged=True)
+    assert "statement" == level_of(table(), level={"update": "row"}, operations=["delete"])
 
 
 # -- the same records -----------------------------------------------------------------------------
@@ -184,7 +293,7 @@ WORK = [
 ]
 
 
-def create(database: Database, name: str, level: str, **arguments: Any) -> None:
+def create(database: Database, name: str, level: Any, **arguments: Any) -> None:
     spec = AuditSpec.from_kwargs(name, key=["id"], columns=COLUMNS, level=level, **arguments)
     settings = "".join(f", {one.column} text" for one in spec.session_settings)
     with database.engine.begin() as connection:
@@ -215,18 +324,19 @@ def execute(database: Database, *statements: str) -> None:
             connection.exec_driver_sql(statement.replace("%", "%%"))
 
 
-def test_both_levels_record_the_same(database: Database) -> None:
-    """Every statement leaves the same records at both levels, but for their order."""
-    create(database, "by_row", "row")
-    create(database, "by_statement", "statement")
-    counts = {"by_row": 0, "by_statement": 0}
+def test_all_levels_record_the_same(database: Database) -> None:
+    """Every statement leaves the same records at every level, but for their order."""
+    several = {"by_row": "row", "by_statement": "statement", "mixed": ONLY_UPDATE, "others": OTHERS}
+    counts = dict.fromkeys(several, 0)
+    for name, level in several.items():
+        create(database, name, level)
     for statement in WORK:
         made = {}
         for name, count in counts.items():
             execute(database, statement.format(name))
-            made[name] = records(database, name, count)
+            made[name] = sorted(records(database, name, count), key=repr)
             counts[name] += len(made[name])
-        assert sorted(made["by_row"], key=repr) == sorted(made["by_statement"], key=repr)
+        assert all(made["by_row"] == one for one in made.values())
     assert 31 == counts["by_row"]
 
 
@@ -486,6 +596,148 @@ def test_autogenerate_stops_where_the_database_needs_rows(
     project.revision(models(level="row"))
     project.upgrade()
     project.check(models(level="row"))
+
+
+TASKS = [
+    "CREATE TABLE employee (id integer PRIMARY KEY)",
+    "ALTER TABLE account ADD owner integer, ADD reviewer integer",
+    "ALTER TABLE account ADD CONSTRAINT owns FOREIGN KEY (owner) REFERENCES employee "
+    "ON DELETE CASCADE",
+    "ALTER TABLE account ADD CONSTRAINT reviews FOREIGN KEY (reviewer) REFERENCES employee "
+    "ON DELETE SET NULL",
+]
+
+
+def tasks(*names: str, **options: Any) -> sa.MetaData:
+    """Declare the tables of TASKS, with some of the foreign keys."""
+    one = table("account", *(sa.Column(name, sa.Integer) for name in ("owner", "reviewer")))
+    sa.Table("employee", one.metadata, sa.Column("id", sa.Integer, primary_key=True))
+    keys = {"owns": ("owner", "CASCADE"), "reviews": ("reviewer", "SET NULL")}
+    for name in names:
+        column, action = keys[name]
+        key = sa.ForeignKeyConstraint([column], ["employee.id"], ondelete=action, name=name)
+        one.append_constraint(key)
+    audit_table(one, **options)
+    return one.metadata
+
+
+def without_foreign_keys(
+    thing: Any, name: str | None, kind: str, reflected: bool, compare_to: Any
+) -> bool:
+    """Leave foreign keys to others, as an include_object of a project may."""
+    return kind != "foreign_key_constraint"
+
+
+def test_autogenerate_stops_at_foreign_keys_that_no_model_declares(
+    tmp_path: Path, database: Database
+) -> None:
+    """The database alone knows the actions; with the line of the message it goes on."""
+    project = Project(tmp_path, database, include_object=without_foreign_keys)
+    project.revision(models())
+    project.upgrade()
+    project.execute(*TASKS)
+    reason = (
+        r"account, actions of foreign keys that update \(reviews\) and delete \(owns\) its rows"
+    )
+    with pytest.raises(CommandError, match=rf"{reason}.*write level={re.escape(str(ONLY_UPDATE))}"):
+        project.revision(tasks())
+    with pytest.raises(CommandError, match=reason):
+        project.check(tasks())
+    project.count = 1
+    mixed = tasks(level=ONLY_UPDATE)
+    project.revision(mixed)
+    project.upgrade()
+    project.check(mixed)
+    project.execute(
+        "INSERT INTO employee VALUES (1), (2)",
+        "INSERT INTO account (id, owner, reviewer) VALUES (1, 1, 2), (2, 2, 1)",
+        "DELETE FROM employee",
+    )
+    with database.engine.connect() as connection:
+        trail = connection.exec_driver_sql(
+            "SELECT audit_operation, id, reviewer FROM account_audit ORDER BY audit_id"
+        ).all()
+    assert [("I", 1, 2), ("I", 2, 1), ("U", 2, None), ("D", 1, 2), ("D", 2, None)] == trail
+
+
+def test_foreign_keys_come_and_go_with_the_level(tmp_path: Path, database: Database) -> None:
+    """A migration that adds or drops actions changes the level too, there and back."""
+    project = Project(tmp_path, database)
+    project.migrate(tasks("owns"))
+    one = snapshot(database.engine)
+    assert str(ONLY_UPDATE) in project.migrate(tasks("owns", "reviews"))
+    project.check(tasks("owns", "reviews"))
+    assert ["00_audit_account", "00_audit_account_delete", "00_audit_account_insert"] == [
+        name for name in triggers(database) if not name.endswith("truncate")
+    ]
+    two = snapshot(database.engine)
+    assert "level='statement'" in project.migrate(tasks("owns"))
+    project.check(tasks("owns"))
+    assert one == snapshot(database.engine)
+    project.downgrade("0002")
+    assert two == snapshot(database.engine)
+    project.downgrade("0001")
+    assert one == snapshot(database.engine)
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind"),
+    [
+        ('DROP TRIGGER "00_audit_account" ON account', "trigger missing"),
+        ('ALTER TABLE account DISABLE TRIGGER "00_audit_account_insert"', "trigger disabled"),
+        (
+            'CREATE OR REPLACE TRIGGER "00_audit_account" AFTER INSERT OR UPDATE ON account '
+            "FOR EACH ROW EXECUTE FUNCTION public_account_audit()",
+            "trigger retimed",
+        ),
+        (
+            'CREATE TRIGGER "00_audit_account_key" AFTER UPDATE ON account '
+            "FOR EACH ROW EXECUTE FUNCTION public_account_audit()",
+            "second trigger",
+        ),
+    ],
+)
+def test_changes_by_hand_of_a_mixed_level_are_found_and_fixed(
+    tmp_path: Path, database: Database, statement: str, kind: str
+) -> None:
+    """The triggers of both levels are compared, and put back as they were found."""
+    project = Project(tmp_path, database)
+    mixed = tasks("owns", "reviews")
+    project.migrate(mixed)
+    good = snapshot(database.engine)
+    project.execute(statement)
+    bad = snapshot(database.engine)
+    assert kind in str(project.differences(mixed))
+    project.migrate(mixed)
+    project.check(mixed)
+    assert good == snapshot(database.engine)
+    project.downgrade("0001")
+    assert bad == snapshot(database.engine)
+
+
+@pytest.mark.parametrize(
+    ("level", "order"),
+    [
+        ("row", "D1 D2 U1"),
+        ("statement", "D2 D1 U1"),
+        ({**ONLY_UPDATE, "delete": "row"}, "D1 D2 U1"),
+        # What no replay can follow: the row that was deleted last is the one that is there.
+        (ONLY_UPDATE, "D2 U1 D1"),
+    ],
+    ids=["row", "statement", "delete by row", "known gap"],
+)
+def test_an_update_gives_a_deleted_key_away(database: Database, level: Any, order: str) -> None:
+    """In one statement: with UPDATE at row level it takes DELETE there too."""
+    create(database, "account", level)
+    if database.engine.dialect.server_version_info < (15,):  # type: ignore[operator]
+        pytest.skip("MERGE came with PostgreSQL 15")
+    execute(
+        database,
+        "INSERT INTO account VALUES (1, 'a', NULL), (2, 'b', NULL)",
+        "MERGE INTO account USING (VALUES (1), (2)) AS v (i) ON id = v.i "
+        "WHEN MATCHED AND v.i = 1 THEN DELETE WHEN MATCHED THEN UPDATE SET id = 1",
+    )
+    assert order == " ".join(f"{one[0]}{one[2]}" for one in records(database, "account", 2))
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_the_option_is_an_ordinary_diff(tmp_path: Path, database: Database) -> N
     before = snapshot(database.engine)
     text = project.migrate(models(sparse_columns=["body"]))
     assert "sparse_columns=['body']" in text
-    assert "level='row'" in text
+    assert "level={'insert': 'statement', 'update': 'row', 'delete': 'statement'}" in text
     project.execute("INSERT INTO page VALUES (1, 'a', 'x')", "UPDATE page SET title = 'b'")
     project.migrate(models())
     project.execute("UPDATE page SET title = 'c'")
@@ -131,7 +131,8 @@ def test_a_sparse_column_is_renamed(tmp_path: Path, database: Database) -> None:
     def renamed(old: str, new: str) -> str:
         return (
             f"op.rename_audited_column('page', '{old}', '{new}', audit_table='page_audit', "
-            f"key=['id'], columns=['id', 'title', '{new}'], append_only=True, level='row', "
+            f"key=['id'], columns=['id', 'title', '{new}'], append_only=True, "
+            f"level={{'insert': 'statement', 'update': 'row', 'delete': 'statement'}}, "
             f"sparse_columns=['{new}'], version=1)"
         )
 

@@ -154,7 +154,7 @@ DECLARATIONS: dict[str, Callable[[], object]] = {
     "session setting … cannot be read as audit.…": lambda: table(
         session_settings=[sa.Column("user name", sa.Text)]
     ),
-    "level 'statement' does not go with …": lambda: table(level="statement", always=True),
+    "level 'statement' of … does not go with …": lambda: table(level="statement", always=True),
     "its primary key is INITIALLY DEFERRED": lambda: declared(
         sa.Column("id", sa.Integer),
         sa.PrimaryKeyConstraint("id", deferrable=True, initially="DEFERRED"),

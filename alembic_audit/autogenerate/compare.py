@@ -119,7 +119,7 @@ def compare(
             notices.stop_at(second, declared)
         found.strays.extend(catalog.read_strays(connection, {one.function for one in second}))
     foreign = [one for one in found.foreign if one not in second]
-    notices.stop_at_rows_needed(declared, found.unfit, foreign)
+    notices.stop_at_rows_needed(declared, found, foreign, upgrade_ops.ops, default_schema)
     try:
         upgrade_ops.ops[:] = _operations(
             upgrade_ops.ops, declared, states, found, default_schema, _sources(context, everything)

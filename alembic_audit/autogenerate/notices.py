@@ -8,9 +8,11 @@ from alembic.operations import ops
 from alembic.operations.ops import MigrateOperation
 from alembic.util import CommandError
 
+from alembic_audit import levels
 from alembic_audit.autogenerate import render
 from alembic_audit.autogenerate.names import audit_of, source_of, table_of
 from alembic_audit.autogenerate.protect import is_audit_table
+from alembic_audit.autogenerate.rows import flat
 from alembic_audit.operations import (
     CreateAuditTriggerOp,
     DropAuditTriggerOp,
@@ -18,7 +20,7 @@ from alembic_audit.operations import (
     display_name,
 )
 from alembic_audit.spec import AuditSpec
-from alembic_audit.states import ForeignTrigger, Name
+from alembic_audit.states import Catalog, ForeignTrigger, Name
 
 log = logging.getLogger("alembic_audit.autogenerate")
 
@@ -55,15 +57,24 @@ def stop_at(second: Iterable[ForeignTrigger], declared: Mapping[Name, AuditSpec]
 
 def stop_at_rows_needed(
     declared: Mapping[Name, AuditSpec],
-    unfit: Mapping[Name, str],
+    found: Catalog,
     foreign: Iterable[ForeignTrigger],
+    operations: Iterable[MigrateOperation],
+    default_schema: str,
 ) -> None:
     """Refuse statement level where only the database knows that it would record otherwise.
+
+    Args:
+        declared: What the models ask for.
+        found: What the database holds.
+        foreign: Triggers of others.
+        operations: Alembic's; a foreign key that they drop does nothing any more.
+        default_schema: What a schema of None means.
 
     Raises:
         CommandError: There is such a table.
     """
-    reasons = dict(unfit)
+    reasons = dict(found.unfit)
     for trigger in foreign:
         if trigger.after_row:
             reasons.setdefault(
@@ -72,10 +83,24 @@ def stop_at_rows_needed(
                 "recorded before its cause",
             )
     for name, spec in declared.items():
-        if spec.level == "statement" and name in reasons:
+        if spec.statement_level and name in reasons:
             raise CommandError(
                 f"{display_name(spec)} {reasons[name]}: statement triggers, which level "
                 f"'statement' or 'auto' came to, do not fit; write level=\"row\" in its options"
+            )
+    dropped = {
+        (*table_of(op, default_schema), op.constraint_name)
+        for op in flat(operations)
+        if isinstance(op, ops.DropConstraintOp)
+    }
+    for name, spec in declared.items():
+        left = [one for one in found.foreign_keys.get(name, ()) if (*name, one.name) not in dropped]
+        if wrong := levels.missing_rows(spec, left):
+            reason, line = wrong
+            raise CommandError(
+                f"the database has, for {display_name(spec)}, {reason}, and the models do not "
+                "declare them: statement triggers would record them in a wrong order. Declare the "
+                f"foreign keys with ondelete and onupdate, or {line}"
             )
 
 

@@ -25,7 +25,7 @@ def compiled_with_other_types(
     anew when the function is replaced.
     """
     retyped: dict[Name, set[str]] = defaultdict(set)
-    for op in _flat(operations):
+    for op in flat(operations):
         if (isinstance(op, AlterAuditColumnOp) and op.type_ is not None) or (
             isinstance(op, ops.AlterColumnOp) and op.modify_type is not None
         ):
@@ -59,7 +59,7 @@ def unrecorded(
         audited: The trails that there are, by audited table.
         default_schema: What a schema of None means.
     """
-    each = list(_flat(operations))
+    each = list(flat(operations))
     created = {table_of(op, default_schema) for op in each if isinstance(op, ops.CreateTableOp)}
     audit_columns = {
         (*table_of(op, default_schema), op.column.name)
@@ -99,7 +99,8 @@ def _records_more(old: AuditSpec, new: AuditSpec, added: Collection[str]) -> boo
     )
 
 
-def _flat(operations: Iterable[MigrateOperation]) -> Iterator[MigrateOperation]:
+def flat(operations: Iterable[MigrateOperation]) -> Iterator[MigrateOperation]:
+    """Operations without the containers by table that Alembic puts them in."""
     for op in operations:
         if isinstance(op, ops.ModifyTableOps):
             yield from op.ops

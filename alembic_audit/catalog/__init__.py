@@ -5,6 +5,7 @@ anything but DROP of the object itself waits for.
 """
 
 import dataclasses
+import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from alembic_audit.catalog.state import (
     restore,
     table_of,
 )
+from alembic_audit.levels import ForeignKey
 from alembic_audit.naming import qualify
 from alembic_audit.spec import HEADER, AuditSpec, NewerSpecError
 from alembic_audit.sql import text
@@ -71,7 +73,7 @@ def read(
         name = (function.nspname, function.proname)
         if function.oid not in ours and qualify(*name) not in newer:
             foreign += [foreign_trigger(row, function.prosrc) for row in triggers[function.oid]]
-    of_statements = [one for one in declared if one.level == "statement"]
+    of_statements = [one for one in declared if one.statement_level]
     relations = _relations(
         connection, [*of_statements, *(spec for spec, _, _ in taken.values())], default_schema
     )
@@ -92,7 +94,27 @@ def read(
         )
         for spec, row in strays
     ]
-    return Catalog(states, made, newer, foreign, _unfit(of_statements, relations, default_schema))
+    return Catalog(
+        states,
+        made,
+        newer,
+        foreign,
+        _unfit(of_statements, relations, default_schema),
+        {
+            name: [_foreign_key(row, one) for one in row.foreign_keys]
+            for name, row in relations.items()
+        },
+    )
+
+
+def _foreign_key(relation: sa.Row[Any], constraint: str) -> ForeignKey:
+    """What a foreign key does to rows, of its row in pg_constraint (PostgreSQL manual, 51.13)."""
+    name, on_delete, on_update, columns, set_by_delete = json.loads(constraint)
+    updates = set(columns) if on_update in "cnd" else set()
+    if on_delete in "nd":
+        updates.update(set_by_delete or columns)
+    changed = frozenset(relation.columns[number - 1] for number in updates)
+    return ForeignKey(name, on_delete == "c", changed)
 
 
 def _triggers(

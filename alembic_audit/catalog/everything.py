@@ -23,9 +23,11 @@ def read_everything(connection: sa.Connection) -> Catalog:
     for schema, has_ours in schemas.items():
         if not has_ours or schema == default_schema:
             continue
-        for name, state in read(connection, [], schema, [schema]).states.items():
+        here = read(connection, [], schema, [schema])
+        for name, state in here.states.items():
             spec = state.spec
             if spec.schema is spec.audit_schema is None and name not in found.states:
                 given = dataclasses.replace(spec, schema=schema, audit_schema=schema)
                 found.states[name] = dataclasses.replace(state, spec=given)
+                found.foreign_keys[name] = here.foreign_keys.get(name, ())
     return found

@@ -113,6 +113,15 @@ RELATIONS = sa.text(
       c.relkind::pg_catalog.text, EXISTS (
         SELECT FROM pg_catalog.pg_inherits AS i WHERE c.oid IN (i.inhrelid, i.inhparent)
       ) AS inherits,
+      ARRAY(
+        SELECT pg_catalog.json_build_array(k.conname, k.confdeltype, k.confupdtype, k.conkey,
+          -- PostgreSQL 15 and later have it.
+          pg_catalog.to_jsonb(k) -> 'confdelsetcols')::pg_catalog.text
+        FROM pg_catalog.pg_constraint AS k
+        WHERE k.conrelid = c.oid AND k.contype = 'f'
+          AND (k.confdeltype NOT IN ('a', 'r') OR k.confupdtype NOT IN ('a', 'r'))
+        ORDER BY k.conname
+      ) AS foreign_keys,
       sequence.nspname AS sequence_schema, sequence.relname AS sequence, sequence.seqcache
     FROM pg_catalog.pg_class AS c
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace

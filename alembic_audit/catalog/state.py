@@ -356,8 +356,7 @@ def _missing(columns: Sequence[str], relation: sa.Row[Any] | None) -> list[str]:
 
 def _shape(spec: AuditSpec, kind: str) -> Shape:
     if kind == "row":
-        events = (_EVENT_BITS[name] for name in spec.operations if name != "truncate")
-        return Shape(_ROW_BIT + sum(events))
+        return Shape(_ROW_BIT + sum(_EVENT_BITS[name] for name in spec.row_level))
     if kind == "key":
         return Shape(_ROW_BIT + _EVENT_BITS["update"])
     if kind == "truncate":

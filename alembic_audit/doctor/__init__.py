@@ -24,6 +24,7 @@ __all__ = ["KINDS", "Examination", "Finding", "coverage", "examine", "examined"]
 _CHECKS: Sequence[Check] = (
     around.drift,
     around.triggers,
+    around.foreign_keys,
     around.children,
     around.rules,
     around.oddities,
@@ -159,7 +160,10 @@ def _examined(
     made = [*_outside(found, health, default_schema)]
     if specs is not None:
         made += _beside_models(specs, states, found, default_schema)
-    trails = [Trail(states[name], places[name], health, places) for name in sorted(states)]
+    trails = [
+        Trail(states[name], places[name], health, places, found.foreign_keys.get(name, ()))
+        for name in sorted(states)
+    ]
     readable = [one.audit for one in places.values() if one.audit in health.relations]
     refusals = lock_trusted(connection, readable, trusted_owners)
     for trail in trails:

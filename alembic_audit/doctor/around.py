@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 
+from alembic_audit import levels
 from alembic_audit.doctor import values as kinds
 from alembic_audit.doctor.trail import Trail, shown
 from alembic_audit.doctor.values import Finding
@@ -21,7 +22,7 @@ def drift(trail: Trail) -> Iterator[Finding]:
 def triggers(trail: Trail) -> Iterator[Finding]:
     """Triggers of others: before ours, between its rows, on the audit table, or writing to it."""
     ours = trail.spec.trigger_names.get("row", "").encode()
-    at_statement_level = trail.spec.level == "statement"
+    at_statement_level = bool(trail.spec.statement_level)
     writers = trail.health.writers_of(trail.place.audit)
     for one in writers:
         what, drop = _said(one)
@@ -75,6 +76,15 @@ def _after_row(
         yield trail.finding(kinds.FIRES_AFTER, f"{what} is another AFTER ROW trigger")
 
 
+def foreign_keys(trail: Trail) -> Iterator[Finding]:
+    """Foreign keys whose actions statement triggers record in a wrong order."""
+    if found := levels.missing_rows(trail.spec, trail.foreign_keys):
+        reason, line = found
+        yield trail.finding(
+            kinds.STATEMENT_LEVEL, f"it has {reason}", f"{line}; then {kinds.MIGRATE}"
+        )
+
+
 def children(trail: Trail) -> Iterator[Finding]:
     """Partitions whose TRUNCATE is not recorded, and children whose writes are not."""
     spec, source = trail.spec, trail.place.source
@@ -87,7 +97,7 @@ def children(trail: Trail) -> Iterator[Finding]:
             yield trail.finding(
                 kinds.CHILD, f"{qualify(*child)} inherits from it: writes there are not recorded"
             )
-            if spec.level == "statement":
+            if spec.statement_level:
                 yield trail.finding(
                     kinds.STATEMENT_LEVEL,
                     f"{qualify(*child)} inherits from it: a write through the parent is recorded "

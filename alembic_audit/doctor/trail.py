@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from alembic_audit.catalog.health import Health, Place
 from alembic_audit.doctor.values import Finding, finding
+from alembic_audit.levels import ForeignKey
 from alembic_audit.naming import qualify
 from alembic_audit.spec import AuditSpec
 from alembic_audit.states import AuditState, Name
@@ -22,12 +23,14 @@ class Trail:
         place: Where it is.
         health: Rows of the catalogs.
         places: The trails of all tables, by audited table.
+        foreign_keys: Those of the audited table.
     """
 
     state: AuditState
     place: Place
     health: Health
     places: dict[Name, Place]
+    foreign_keys: Sequence[ForeignKey] = ()
 
     @property
     def spec(self) -> AuditSpec:

@@ -156,7 +156,7 @@ def function(name: str, text: str, *, verb: str, definer: bool = True, options: 
 def _shape(spec: AuditSpec, kind: str, table: str) -> str:
     """Return events, table and level of a trigger of a spec."""
     if kind == "row":
-        events = " OR ".join(name.upper() for name in spec.operations if name != "truncate")
+        events = " OR ".join(name.upper() for name in spec.row_level)
         return f"{events} ON {table} FOR EACH ROW"
     if kind == "key":
         return f"UPDATE ON {table} FOR EACH ROW"
@@ -352,7 +352,7 @@ def same_triggers(old: AuditSpec, new: AuditSpec, found: Sequence[str]) -> bool:
             spec.always,
             spec.partitions,
             spec.append_only,
-            spec.level,
+            spec.row_level,
         )
 
     return facts(old) == facts(new) and not any(map(_TRIGGER_STATEMENT.match, found))

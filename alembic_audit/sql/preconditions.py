@@ -54,7 +54,7 @@ def check_tables(
         new_audit_table: The audit table was created in this migration, or was there before.
     """
     lines = ["DECLARE", "  missing pg_catalog.text;", "BEGIN"]
-    if spec.level == "statement":
+    if spec.statement_level:
         lines += _plain(source_name(spec, default_schema))
     if new_function:
         name = function_name(spec, default_schema)

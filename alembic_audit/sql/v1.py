@@ -38,7 +38,7 @@ def body(spec: AuditSpec, source: str, audit: str, partitions: Sequence[str]) ->
         partitions: The partitions of the spec, qualified and quoted, in its order.
     """
     lines = [HEADER + spec.to_json()]
-    each_row = bool(partitions) or spec.level == "statement"
+    each_row = bool(partitions or spec.statement_level)
     if each_row:
         lines.append("#variable_conflict use_variable")
     lines += _declarations(
@@ -52,7 +52,7 @@ def body(spec: AuditSpec, source: str, audit: str, partitions: Sequence[str]) ->
     keyword = "IF"
     if "key" in spec.trigger_names:
         # The rows of an UPDATE that change their key, all before the UPDATE itself.
-        lines.append(f"  {keyword} TG_LEVEL {_EQUAL} 'ROW' THEN")
+        lines.append(f"  {keyword} {_of_key(spec)} THEN")
         lines += ["    " + line for line in _record(spec, audit, "D", "OLD")]
         keyword = "ELSIF"
     for name, partition in zip(spec.partitions, partitions, strict=True):
@@ -76,20 +76,22 @@ def body(spec: AuditSpec, source: str, audit: str, partitions: Sequence[str]) ->
 
 
 def _branches(spec: AuditSpec, audit: str) -> dict[str, list[str]]:
-    truncate = _record(spec, audit, "T", None)
-    if spec.level == "statement":
-        return {
-            "insert": _each_row(spec, audit, "I", TRANSITION_TABLE),
-            "update": _each_row(spec, audit, "U", TRANSITION_TABLE),
-            "delete": _each_row(spec, audit, "D", TRANSITION_TABLE),
-            "truncate": truncate,
-        }
-    return {
+    of_rows = {
         "insert": _record(spec, audit, "I", "NEW"),
         "update": _update(spec, audit),
         "delete": _record(spec, audit, "D", "OLD"),
-        "truncate": truncate,
+        "truncate": _record(spec, audit, "T", None),
     }
+    return of_rows | {
+        name: _each_row(spec, audit, name[0].upper(), TRANSITION_TABLE)
+        for name in spec.statement_level
+    }
+
+
+def _of_key(spec: AuditSpec) -> str:
+    """The condition under which the trigger ``key`` is the one that fires."""
+    of_rows = f"TG_LEVEL {_EQUAL} 'ROW'"
+    return f"{of_rows} AND TG_OP {_EQUAL} 'UPDATE'" if spec.row_level else of_rows
 
 
 def _return_with_its_key(spec: AuditSpec) -> list[str]:
@@ -99,7 +101,7 @@ def _return_with_its_key(spec: AuditSpec) -> list[str]:
     ``ALTER COLUMN ... TYPE`` and ``DROP COLUMN`` of the key, and slows an UPDATE of one row down.
     """
     return [
-        f"IF TG_LEVEL {_EQUAL} 'ROW' THEN",
+        f"IF {_of_key(spec)} THEN",
         f"  IF {_row('NEW', spec.key)}",
         f"    {_IMAGE_EQUAL} {_row('OLD', spec.key)} THEN",
         "    RETURN NULL;",
@@ -114,7 +116,7 @@ def settings(spec: AuditSpec) -> tuple[str, ...]:
     A session keeps the plan that its first statement made (parse_relation.c stores the number of
     rows); of five million rows it would be compiled by JIT again for each single row after it.
     """
-    return (*_formats(spec), *(() if spec.level == "row" else ("jit=off",)))
+    return (*_formats(spec), *(("jit=off",) if spec.statement_level else ()))
 
 
 def _formats(spec: AuditSpec) -> tuple[str, ...]:
@@ -396,7 +398,7 @@ def _settings(spec: AuditSpec, source: str, *, of_trigger: bool = True) -> list[
             remedy = f"SELECT set_config('{name}', '...', true)"
             lines += [
                 "  IF audit_setting IS NULL THEN",
-                *(_return_without_rows() if of_trigger and spec.level == "statement" else ()),
+                *(_return_without_rows() if of_trigger and spec.statement_level else ()),
                 "    RAISE EXCEPTION USING",
                 "      ERRCODE = 'not_null_violation',",
                 f"      MESSAGE = {literal(message)},",

@@ -1,6 +1,7 @@
 """Attacks on a trail at statement level: the same names, and the rows that it reads."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ WRITES = (
     "DELETE FROM public.account",
 )
 RECORDED = [("I", 1, "a"), ("U", 1, "b"), ("D", 1, "b"), ("U", 2, "b"), ("D", 2, "b")]
+MIXED = {"insert": "statement", "update": "row", "delete": "statement"}
 COLUMNS = {"key": ["id"], "columns": ["id", "email"], "version": 1}
 
 
@@ -26,8 +28,10 @@ COLUMNS = {"key": ["id"], "columns": ["id", "email"], "version": 1}
     [
         {"level": "statement", "session_settings": {"who": "required"}},
         {"level": "row", "sparse_columns": ["email"]},
+        {"level": {"insert": "row", "update": "statement", "delete": "row"}},
+        {"level": MIXED, "sparse_columns": ["email"], "session_settings": {"who": "required"}},
     ],
-    ids=["statement", "sparse"],
+    ids=["statement", "sparse", "key and rows", "mixed"],
 )
 def test_the_names_are_those_that_are_attacked(options: dict[str, object]) -> None:
     """No other function, operator or type is called than those that are shadowed for row level."""
@@ -56,6 +60,26 @@ def test_function_is_shadowed(lab: Lab, name: str) -> None:
     assert loot(lab)
     lab.admin("DELETE FROM app.loot")
     lab.start(**PLAIN)
+    lab.attack(PATH, *WRITES)
+    assert not loot(lab)
+    assert RECORDED == lab.records()
+
+
+@pytest.mark.parametrize(("name", "level"), [("*=", "statement"), ("*<>", MIXED)])
+def test_keys_are_compared(lab: Lab, name: str, level: Any) -> None:
+    """The body compares old and new key by pg_catalog's operator, whatever comes before it."""
+    kind = OPERATORS[name]
+    lab.attack(
+        *LOOT,
+        f"CREATE FUNCTION app.compare(a {kind}, b {kind}) RETURNS bool LANGUAGE plpgsql AS "
+        f"'BEGIN PERFORM app.steal(); RETURN $1 OPERATOR(pg_catalog.{name}) $2; END'",
+        f"CREATE OPERATOR app.{name} (FUNCTION = app.compare, LEFTARG = {kind}, RIGHTARG = {kind})",
+    )
+    lab.start(lambda body: body.replace(f"OPERATOR(pg_catalog.{name})", name), level=level, **PLAIN)
+    lab.attack(PATH, *WRITES)
+    assert loot(lab)
+    lab.admin("DELETE FROM app.loot")
+    lab.start(level=level, **PLAIN)
     lab.attack(PATH, *WRITES)
     assert not loot(lab)
     assert RECORDED == lab.records()
