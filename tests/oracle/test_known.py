@@ -148,6 +148,8 @@ def test_delete_that_is_not_read_to_its_end(connection: sa.Connection) -> None:
     with pytest.raises(ReplayError):
         write(by_statement, LEFT_UNREAD[1])
     connection.rollback()
+    write(told(connection, replace(ACCOUNT, options={"level": {"delete": "row"}})), *LEFT_UNREAD)
+    connection.rollback()
     through = LEFT_UNREAD[1].removesuffix(" LIMIT 1")
     write(told(connection, BY_STATEMENT), LEFT_UNREAD[0], through)
 
