@@ -136,7 +136,9 @@ def test_a_key_that_is_checked_at_commit(initially: str, level: str) -> None:
     with pytest.raises(DeclarationError, match=r"INITIALLY DEFERRED.*initially='IMMEDIATE'"):
         derive_all(made(initially).metadata)
     if level != "row":
-        assert ["statement"] == [one.level for one in derive_all(made("IMMEDIATE").metadata)]
+        assert ["statement"] == [
+            one.to_kwargs()["level"] for one in derive_all(made("IMMEDIATE").metadata)
+        ]
 
 
 def test_a_deferrable_key_needs_statement_level() -> None:

@@ -59,7 +59,7 @@ def breakage(old: str, new: str) -> str:
 
 BROKEN = {
     "key changes make no D": (breakage("*<>) ROW(OLD", "*<>) ROW(NEW"), (MOVE,)),
-    "UPDATE is recorded as INSERT": (breakage("'U',", "'I',"), ("UPDATE t SET n = 2",)),
+    "UPDATE is recorded as INSERT": (breakage("'U'", "'I'"), ("UPDATE t SET n = 2",)),
     "DELETE is not recorded": (
         breakage("TG_OP OPERATOR(pg_catalog.=) 'DELETE'", "false"),
         ("DELETE FROM t",),
