@@ -41,6 +41,22 @@ _RELATIONS = f"""
         FROM pg_catalog.pg_index AS i
         WHERE i.indrelid = c.oid AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
       ) AS indexes,
+      ARRAY(
+        SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.attnotnull
+      ) AS nullable,
+      ARRAY(
+        SELECT pg_catalog.json_build_array(
+          i.indimmediate,
+          ARRAY(
+            SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute AS a
+            WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey::pg_catalog.int2[])
+          )
+        )::pg_catalog.text
+        FROM pg_catalog.pg_index AS i
+        WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
+          AND i.indexprs IS NULL AND i.indnatts = i.indnkeyatts
+      ) AS uniques,
       (
         SELECT d.objid::pg_catalog.int8 FROM pg_catalog.pg_depend AS d
         JOIN pg_catalog.pg_sequence AS q ON q.seqrelid = d.objid

@@ -25,6 +25,7 @@ _CHECKS: Sequence[Check] = (
     around.drift,
     around.triggers,
     around.foreign_keys,
+    around.key,
     around.children,
     around.rules,
     around.oddities,

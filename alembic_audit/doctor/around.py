@@ -187,6 +187,35 @@ def oddities(trail: Trail) -> Iterator[Finding]:
             )
 
 
+def key(trail: Trail) -> Iterator[Finding]:
+    """A key that may be NULL, that two rows may share, or that is checked late."""
+    source, spec = trail.health.relations.get(trail.place.source), trail.spec
+    if source is None or not spec.key:
+        return
+    table, names = qualify(*trail.place.source), ", ".join(map(quote, spec.key))
+    if nullable := [name for name in spec.key if name in source.nullable]:
+        yield trail.finding(
+            kinds.WEAK_KEY,
+            f"column {', '.join(map(quote, nullable))} of {table} is in the key and may be NULL: "
+            "as_of leaves such rows out",
+            "; ".join(
+                f"ALTER TABLE {table} ALTER COLUMN {quote(name)} SET NOT NULL" for name in nullable
+            ),
+        )
+    uniques = [json.loads(one) for one in source.uniques]
+    kept = [immediate for immediate, columns in uniques if set(columns) <= set(spec.key)]
+    if not kept:
+        yield trail.finding(
+            kinds.WEAK_KEY, f"nothing keeps two rows of {table} from having one key ({names})"
+        )
+    elif not any(kept) and "update" in spec.row_level:
+        yield trail.finding(
+            kinds.WEAK_KEY,
+            f"the key ({names}) of {table} is DEFERRABLE: two rows may have one key for a while, "
+            "and as_of cannot tell which of them is left",
+        )
+
+
 def storage(trail: Trail) -> Iterator[Finding]:
     """Row level security, UNLOGGED, and the index that reading one row needs."""
     audit, spec = trail.audit, trail.spec

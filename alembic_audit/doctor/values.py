@@ -53,6 +53,7 @@ GIVEN_A_VALUE = "column added with a value"
 TYPE_OF_ANOTHER = "others may drop the type"
 REWRITTEN = "records written again"
 KEY_INDEX = "key index missing"
+WEAK_KEY = "key does not tell rows apart"
 FROM_FUTURE = "transaction ids from the future"
 SEQUENCE_BEHIND = "sequence behind"
 NOT_READ = "not looked at"
@@ -156,6 +157,10 @@ KINDS: Mapping[str, tuple[str, str]] = {
     SETTING_EMPTY: (WARNING, "set it where the application connects: audit_context, instrument()"),
     ROW_SECURITY: (WARNING, "disable row level security on the audit table"),
     UNLOGGED: (ERROR, "ALTER TABLE ... SET LOGGED: a crash empties it"),
+    WEAK_KEY: (
+        WARNING,
+        "give the table a primary key that is NOT DEFERRABLE, and write its columns as the key",
+    ),
     KEY_INDEX: (INFO, f"nothing, if the option 'indexes' leaves it out; else {MIGRATE}"),
     FROM_FUTURE: (
         WARNING,

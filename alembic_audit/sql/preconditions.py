@@ -92,6 +92,7 @@ def check_tables(
             "or leave it out of columns=[...].';",
             "  END IF;",
         ]
+    lines += _key(spec, source_name(spec, default_schema))
     lines += _rights_of_owner(spec, default_schema)
     if new_function or new_audit_table:
         lines += _ordinary(spec, audit_name(spec, default_schema))
@@ -102,6 +103,44 @@ def check_tables(
     elif new_audit_table:
         lines += _owner(spec, audit_name(spec, default_schema))
     return do_block([*lines, "END"])
+
+
+def _key(spec: AuditSpec, table: str) -> list[str]:
+    """Lines that refuse a key by which records could not be told apart."""
+    if not spec.key:
+        return []
+    relation = f"pg_catalog.to_regclass({literal(table)})"
+    names = f"ARRAY[{', '.join(map(literal, spec.key))}]::pg_catalog.text[]"
+    late = f"the key of {table} is INITIALLY DEFERRED: two rows can have one key for a while"
+    return [
+        "  SELECT pg_catalog.string_agg(attname, ', ') INTO missing",
+        "  FROM pg_catalog.pg_attribute",
+        f"  WHERE attrelid OPERATOR(pg_catalog.=) {relation}",
+        f"    AND attname::pg_catalog.text OPERATOR(pg_catalog.=) ANY ({names})",
+        "    AND NOT attisdropped AND NOT attnotnull;",
+        "  IF missing IS NOT NULL THEN",
+        "    RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE =",
+        f"      pg_catalog.concat({literal(f'a column of the key of {table} may be NULL: ')},",
+        "        missing),",
+        "      HINT = 'ALTER COLUMN ... SET NOT NULL before the audit trigger, or leave key=[...] "
+        "out and write level=''row''.';",
+        "  END IF;",
+        "  IF EXISTS (",
+        "    SELECT FROM pg_catalog.pg_constraint AS k",
+        f"    WHERE k.conrelid OPERATOR(pg_catalog.=) {relation} AND k.condeferred",
+        "      AND k.contype OPERATOR(pg_catalog.=) ANY (ARRAY['p', 'u']::pg_catalog.\"char\"[])",
+        "      AND NOT EXISTS (",
+        "        SELECT FROM pg_catalog.pg_attribute AS a",
+        "        WHERE a.attrelid OPERATOR(pg_catalog.=) k.conrelid",
+        "          AND a.attnum OPERATOR(pg_catalog.=) ANY (k.conkey)",
+        f"          AND a.attname::pg_catalog.text OPERATOR(pg_catalog.<>) ALL ({names})",
+        "      )",
+        "  ) THEN",
+        "    RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',",
+        f"      MESSAGE = {literal(late)},",
+        "      HINT = 'Make it NOT DEFERRABLE, or INITIALLY IMMEDIATE, before the audit trigger.';",
+        "  END IF;",
+    ]
 
 
 def _plain(table: str) -> list[str]:
