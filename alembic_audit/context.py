@@ -47,8 +47,15 @@ def outside() -> Iterator[None]:
 
 def current() -> Mapping[str, Any]:
     """Return the values of the active contexts; the same object until one begins or ends."""
-    frame = _frame.get()
+    frame = _active()
     return NOTHING if frame is None else frame.values
+
+
+def _active() -> _Frame | None:
+    frame = _frame.get()
+    while frame is not None and frame.entered.is_over:
+        frame = frame.outside
+    return frame
 
 
 class audit_context:
@@ -72,6 +79,9 @@ class audit_context:
         SettingError: A name or value is wrong.
     """
 
+    is_over = False
+    """Over in every task and thread that entered it, also where it cannot be left from here."""
+
     def __init__(self, metadata: sa.MetaData | None = None, /, **values: Any) -> None:
         self._values = _values.checked(values)
         if metadata is not None:
@@ -79,7 +89,7 @@ class audit_context:
 
     def __enter__(self) -> None:
         merged = MappingProxyType({**current(), **self._values})
-        _frame.set(_Frame(self, merged, _frame.get()))
+        _frame.set(_Frame(self, merged, _active()))
 
     def __exit__(
         self,

@@ -1,6 +1,7 @@
 """Source Table to audit Table, and the spec that belongs to them."""
 
 import contextlib
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -29,6 +30,7 @@ class UnstorableTypeError(DeclarationError):
 
 
 _C = TypeVar("_C")
+_AUDITED: "weakref.WeakSet[sa.MetaData]" = weakref.WeakSet()
 _PG = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 _NUMBER, _OPERATION, _ROLE = sa.BigInteger(), sa.String(1), sa.String(64)
@@ -109,6 +111,11 @@ def audit_table(table: sa.Table, **given: "Unpack[options.Options]") -> sa.Table
             f"into Table.info[{options.OPTIONS_KEY!r}] to refuse an audit with a reason"
         )
     return made
+
+
+def audited_metadata() -> list[sa.MetaData]:
+    """Every MetaData of this process with an audit table that was derived."""
+    return list(_AUDITED)
 
 
 def derive(table: sa.Table, *, has_children: bool = False) -> sa.Table | None:
@@ -670,6 +677,7 @@ def _mark(table: sa.Table, audit: sa.Table, made: spec.AuditSpec) -> None:
 
     ``Table(info=d).info is d``, and one dict may serve two tables: copy, then write.
     """
+    _AUDITED.add(table.metadata)
     create, drop = ddl.create_and_drop_text(made)
     shared = {CREATE_KEY: create, DROP_KEY: drop, SPEC_KEY: made}
     table.info = {**table.info, IS_AUDITED_KEY: True, **shared}

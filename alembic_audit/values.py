@@ -101,18 +101,38 @@ def texts(values: Mapping[str, Any], metadata: Iterable[sa.MetaData] = ()) -> di
     """
     given = tuple(metadata)
     known = declared(*given)
+    if given:
+        _check_names(values, known)
     found = {}
     for name, value in values.items():
-        if given and name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"declared are {sorted(known)}"
-            raise SettingError(f"no audited table declares the session setting {name!r}: {hint}")
-        found[name] = "" if value is None else _one_text(name, value, known.get(name, ()))
+        found[name] = "" if value is None else one_text(name, value, known.get(name, ()))
     return found
 
 
-def _one_text(name: str, value: Any, types: Iterable[tuple[str, TypeEngine[Any]]]) -> str:
-    """Return the text that fits the type which each table gives a setting."""
+def check_declared(names: Iterable[str], metadata: Iterable[sa.MetaData]) -> None:
+    """See that audited tables declare settings, where there are any that do.
+
+    Raises:
+        SettingError: No table declares one of them.
+    """
+    if known := declared(*metadata):
+        _check_names(names, known)
+
+
+def _check_names(names: Iterable[str], known: Declared) -> None:
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"declared are {sorted(known)}"
+            raise SettingError(f"no audited table declares the session setting {name!r}: {hint}")
+
+
+def one_text(name: str, value: Any, types: Iterable[tuple[str, TypeEngine[Any]]]) -> str:
+    """Return the text that fits the type which each table gives a setting.
+
+    Raises:
+        SettingError: The value does not fit.
+    """
     found: dict[str, str] = {}
     where = f"session setting {name!r}"
     try:

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from alembic_audit import ReadingError, audited
+from alembic_audit import ReadingError, SettingError, audited
+from alembic_audit.context import current
 from alembic_audit.pytest_plugin import audit_actor
 from alembic_audit.testing import assert_audited
 from tests.conftest import Database
@@ -151,8 +152,107 @@ def pytest_run(folder: Path, text: str, *arguments: str, **environment: str) -> 
 def test_the_fixture(tmp_path: Path, shared_database: Database) -> None:
     """In a project of its own the fixture sets the actor until the test ends."""
     url = shared_database.url().render_as_string(hide_password=False)
-    out = pytest_run(tmp_path, SUITE, URL=url)
+    out = pytest_run(tmp_path, SUITE, "-p", "no:asyncio", URL=url)
     assert "2 passed" in out
+
+
+ASYNC_SUITE = """
+import asyncio, os
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from alembic_audit import SettingError, audited, instrument
+from alembic_audit.context import current
+from alembic_audit.testing import assert_audited
+
+MARK
+
+class Base(DeclarativeBase):
+    pass
+
+@audited(session_settings=[sa.Column("username", sa.Text)])
+class Account(Base):
+    __tablename__ = "planned_too"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+async def work(act, number, given):
+    engine = create_async_engine(os.environ["URL"], poolclass=sa.NullPool)
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    instrument(engine)
+    async with AsyncSession(engine) as session:
+        if given:
+            await act(session, username="ann")
+        else:
+            act(username="ann")
+        session.add(Account(id=number))
+        ann = {"username": "ann"}
+        await session.run_sync(assert_audited, Account, op="I", key=number, actor=ann)
+        await session.commit()
+    await engine.dispose()
+
+async def test_session(audit_actor):
+    await work(audit_actor, 1, True)
+    assert {} == dict(current())
+
+async def test_context(audit_actor):
+    await work(audit_actor, 2, False)
+    await asyncio.create_task(work(audit_actor, 3, False))
+    assert {"username": "ann"} == dict(current())
+
+async def test_it_is_over():
+    assert {} == dict(current())
+
+async def test_again(audit_actor):
+    audit_actor(username="ben")
+    assert {"username": "ben"} == dict(current())
+
+async def test_it_is_over_again():
+    assert {} == dict(current())
+
+def test_it_is_over_elsewhere():
+    assert {} == dict(current())
+
+async def test_unknown(audit_actor):
+    with pytest.raises(SettingError, match="did you mean 'username'"):
+        audit_actor(usrname="ann")
+    assert {} == dict(current())
+"""
+
+
+@pytest.mark.parametrize(
+    ("plugin", "mark"),
+    [
+        ("pytest_asyncio", 'pytestmark = pytest.mark.asyncio(loop_scope="module")'),
+        ("pytest_asyncio", "pytestmark = pytest.mark.asyncio"),
+        (
+            "anyio",
+            'pytestmark = pytest.mark.anyio\n\n@pytest.fixture(scope="module")\n'
+            'def anyio_backend():\n    return "asyncio"',
+        ),
+    ],
+)
+def test_the_fixture_in_coroutines(
+    plugin: str, mark: str, tmp_path: Path, database: Database
+) -> None:
+    """Of pytest-asyncio and anyio: one task for all tests, or one for each; then it is over."""
+    pytest.importorskip(plugin)
+    url = database.url("asyncpg").render_as_string(hide_password=False)
+    suite = ASYNC_SUITE.replace("MARK", mark)
+    # pytest-asyncio warns of a synchronous test that is marked, and pytest of an option of the
+    # other plugin.
+    options = "-W ignore::pytest.PytestWarning -o asyncio_default_fixture_loop_scope=function"
+    out = pytest_run(tmp_path, suite, *options.split(), URL=url)
+    assert "7 passed" in out
+
+
+def test_a_setting_that_nobody_declares(session: Session, audit_actor) -> None:  # type: ignore[no-untyped-def]
+    """A test that says a wrong name would otherwise pass without saying who."""
+    for given in ((session,), ()):
+        with pytest.raises(SettingError, match="did you mean 'username'"):
+            audit_actor(*given, usrname="ann")
+    assert {} == current()
 
 
 def test_it_stays_out_of_the_way(tmp_path: Path) -> None:

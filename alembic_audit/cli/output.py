@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import re
 import select
 import sys
 import time
@@ -64,7 +65,9 @@ def add_arguments(parser: ArgumentParser, *, limit: bool = True) -> None:
     """Add the arguments that say how rows are printed."""
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print a JSON object on each line")
-    form.add_argument("--csv", action="store_true", help="print CSV; NULL is an empty field")
+    form.add_argument(
+        "--csv", action="store_true", help="print CSV for spreadsheets; NULL is an empty field"
+    )
     if limit:
         parser.add_argument(
             "--limit",
@@ -85,17 +88,26 @@ def plain_console() -> "Console":
     return Plain(highlight=False, markup=False, emoji=False)
 
 
-def write(arguments: Namespace, lines: Iterable[Line], title: str) -> int:
-    """Print rows in the form that arguments ask for; return how many."""
+def write(
+    arguments: Namespace, lines: Iterable[Line], title: str, header: Sequence[str] = ()
+) -> int:
+    """Print rows in the form that arguments ask for; return how many.
+
+    Args:
+        arguments: Those of the command.
+        lines: The rows.
+        title: What stands above a table.
+        header: The names of the fields, for where there is no row.
+    """
     limit = getattr(arguments, "limit", None)
     if limit is not None:
         lines = itertools.islice(lines, max(limit, 0))
     console = plain_console()
     if arguments.json or arguments.csv or not console.is_terminal:
         if sys.stdout.isatty():
-            return _write_stream(arguments, lines)
+            return _write_stream(arguments, lines, header)
         with progress(lines, "reading") as counted:
-            return _write_stream(arguments, counted)
+            return _write_stream(arguments, counted, header)
     kept = list(lines if limit is not None else itertools.islice(lines, ON_TERMINAL + 1))
     more = limit is None and len(kept) > ON_TERMINAL
     kept = kept[:ON_TERMINAL] if more else kept
@@ -134,27 +146,28 @@ def wait(seconds: float) -> None:
         raise BrokenPipeError
 
 
-def _write_stream(arguments: Namespace, lines: Iterable[Line]) -> int:
+def _write_stream(arguments: Namespace, lines: Iterable[Line], header: Sequence[str] = ()) -> int:
     if arguments.json:
         return _count(print(to_json(line.nested())) for line in lines)
-    return _write_csv(lines) if arguments.csv else _write_plain(lines)
+    return _write_csv(lines, header) if arguments.csv else _write_plain(lines, header)
 
 
 def _count(printed: Iterable[None]) -> int:
     return sum(1 for _ in printed)
 
 
-def _write_csv(lines: Iterable[Line]) -> int:
+def _write_csv(lines: Iterable[Line], header: Sequence[str]) -> int:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    is_terminal = sys.stdout.isatty()
+    hide = escaped if sys.stdout.isatty() else _escaped_in_lines
     count = 0
     for line in lines:
         fields = line.flat()
         if not count:
-            writer.writerow(fields)
-        row = [_field(value) for value in fields.values()]
-        writer.writerow([escaped(one) for one in row] if is_terminal else row)
+            writer.writerow([hide(_inert(name)) for name in fields])
+        writer.writerow([hide(_inert(_field(value))) for value in fields.values()])
         count += 1
+    if header and not count:
+        writer.writerow([hide(_inert(name)) for name in header])
     return count
 
 
@@ -164,7 +177,22 @@ def _field(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _write_plain(lines: Iterable[Line]) -> int:
+_FORMULA = re.compile(r"[=+\-@\t\r\uFF1D\uFF0B\uFF0D\uFF20](?!(?<=[+-])[\d.]+(?:[eE][+-]?\d+)?$)")
+
+
+def _inert(text: str) -> str:
+    """Return a field that a spreadsheet shows; it would compute one that begins so, but a number.
+
+    An apostrophe before it is what spreadsheets take for "this is text".
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _escaped_in_lines(text: str) -> str:
+    return "\n".join(map(escaped, text.split("\n")))
+
+
+def _write_plain(lines: Iterable[Line], header: Sequence[str]) -> int:
     """Print fields between tabs, after a line of their names."""
     count = 0
     for line in lines:
@@ -173,6 +201,8 @@ def _write_plain(lines: Iterable[Line]) -> int:
             print("\t".join(map(escaped, cells)))
         print("\t".join(map(_plain, cells.values())))
         count += 1
+    if header and not count:
+        print("\t".join(map(escaped, header)))
     return count
 
 

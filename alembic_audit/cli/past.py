@@ -68,7 +68,9 @@ def run_as_of(arguments: Namespace) -> int:
                 )
             )
         lines = (Plain(row) for row in trails.rows(statement))
-        count = output.write(arguments, lines, f"{trail.table.fullname} as of {label}")
+        title = f"{trail.table.fullname} as of {label}"
+        header = [] if arguments.key else list(statement.selected_columns.keys())
+        count = output.write(arguments, lines, title, header)
         if arguments.key and not count:
             raise CliError(escaped(f"{is_nothing(trail, arguments.key)} as of {label}"))
     return EXIT_HEALTHY

@@ -80,6 +80,7 @@ class Trails:
 
     def rows(self, statement: Any) -> Iterator[dict[str, Any]]:
         """Return the rows of a statement as they come."""
+        # For this statement alone: a connection keeps what execution_options() gives it.
         for row in self.connection.execute(statement, execution_options={"yield_per": _BATCH}):
             yield dict(row._mapping)
 

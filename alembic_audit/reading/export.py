@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from alembic_audit.errors import ReadingError, sqlstate
-from alembic_audit.reading.qualified import Text, catalog, compare
+from alembic_audit.reading.qualified import Text, catalog, compare, whole_row
 from alembic_audit.reading.settled import bound, transaction_of
 from alembic_audit.reading.trail import Trail, dropped_values, trail_of
 
@@ -101,7 +101,7 @@ def _records(trail: Trail, after: tuple[int, int] | None) -> "sa.Select[Any]":
     known = [column.name for column in audit.columns]
     shown = sa.select(*(_value(column).label(column.name) for column in audit.columns))
     record = shown.correlate(audit).subquery("audit_record")
-    whole = sa.select(sa.cast(catalog.row_to_json(record.table_valued()), Text()))
+    whole = sa.select(sa.cast(catalog.row_to_json(whole_row(record)), Text()))
     transaction, number = transaction_of(audit), audit.c.audit_id
     of_future = sa.case((compare(transaction, ">=", bound("xmax")), bound("xmax")))
     statement = sa.select(

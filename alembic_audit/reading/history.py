@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.selectable import LateralFromClause, NamedFromClause
 
+from alembic_audit import values
 from alembic_audit.errors import ReadingError
-from alembic_audit.reading.qualified import compare, is_any
+from alembic_audit.reading.qualified import Text, cast, compare, is_any
 from alembic_audit.reading.record import AuditRecord, class_of
 from alembic_audit.reading.trail import Trail, dropped_values, trail_of
 from alembic_audit.spec import CHANGED_COLUMNS
@@ -54,12 +55,12 @@ def history(source: Any, key: Any, *, dropped: bool = False) -> Any:
         ReadingError: The trail cannot be read, or the key is none.
     """
     trail = trail_of(source)
-    values = trail.key_values(key)
+    key_values = trail.key_values(key)
     audit = trail.audit
-    before = _before(trail, lambda earlier: trail.is_row(values, earlier))
+    before = _before(trail, lambda earlier: trail.is_row(key_values, earlier))
     statement: sa.Select[Any] = _select(trail, source, before, dropped=dropped)
     return statement.where(
-        sa.or_(trail.is_row(values, audit), trail.is_truncate(audit)),
+        sa.or_(trail.is_row(key_values, audit), trail.is_truncate(audit)),
         sa.or_(compare(audit.c.audit_operation, "<>", "T"), before.exists),
     )
 
@@ -135,16 +136,15 @@ def changes(
         lambda earlier: trail.is_same_row(earlier, audit),
     )
     statement: sa.Select[Any] = _select(trail, source, before, dropped=dropped)
-    for name, value in _settings(trail, actor).items():
-        statement = statement.where(compare(audit.c[name], "=", value))
-    for moment in (since, until):
-        if isinstance(moment, datetime) and moment.utcoffset() is None:
-            raise ReadingError(f"{moment!r} has no time zone; write one, as tzinfo=timezone.utc")
-    if since is not None:
-        statement = statement.where(compare(audit.c.audit_operation_timestamp, ">=", since))
-    if until is not None:
-        statement = statement.where(compare(audit.c.audit_operation_timestamp, "<", until))
+    statement = statement.where(*_by_actor(trail, actor))
+    for label, operator, moment in (("since", ">=", since), ("until", "<", until)):
+        if moment is not None:
+            _check_time(label, moment)
+            statement = statement.where(
+                compare(audit.c.audit_operation_timestamp, operator, moment)
+            )
     if transaction is not None:
+        _check_number(transaction)
         statement = statement.where(compare(audit.c.audit_transaction_id, "=", transaction))
     if operation is not None:
         statement = statement.where(
@@ -253,24 +253,63 @@ def free(name: str, taken: set[str]) -> str:
     return name
 
 
-def _settings(trail: Trail, actor: str | Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the audit columns that say who an actor is."""
+def _by_actor(trail: Trail, actor: Any) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions that a record is of an actor."""
     if actor is None:
-        return {}
+        return []
+    audit = trail.audit
     if isinstance(actor, str):
-        return {"audit_current_user": actor}
+        return [compare(audit.c.audit_current_user, "=", actor)]
     columns = {setting.name: setting.column for setting in trail.spec.session_settings}
-    for name in actor:
+    if not isinstance(actor, Mapping):
+        raise ReadingError(
+            f"actor={actor!r} is neither a role nor settings by their names; write "
+            f"actor={{name: {actor!r}}} with a name of {sorted(columns)}"
+        )
+    types = values.declared(trail.table.metadata)
+    conditions = []
+    for name, value in actor.items():
         if name not in columns:
             raise ReadingError(
                 f"the trail of {trail.table.fullname!r} has no session setting {name!r}"
                 + _hint(str(name), columns)
             )
-    return {columns[name]: value for name, value in actor.items()}
+        column = audit.c[columns[name]]
+        # As set_session_vars and audit_context send it, and the trigger reads it.
+        kinds = [kind for kind in types.get(name, ()) if kind[0] == trail.table.fullname]
+        text = "" if value is None else values.one_text(name, value, kinds)
+        conditions.append(
+            compare(column, "=", cast(sa.literal(text, Text()), column.type))
+            if text
+            else column.is_(None)
+        )
+    return conditions
 
 
-def _letters(operation: str | Collection[str]) -> list[str]:
-    given = [operation] if isinstance(operation, str) else list(operation)
+def _check_time(label: str, moment: Any) -> None:
+    """See that something is a time with its zone, or SQL.
+
+    Raises:
+        ReadingError: It is not.
+    """
+    if isinstance(moment, sa.ClauseElement) or hasattr(moment, "__clause_element__"):
+        return
+    if not isinstance(moment, datetime):
+        raise ReadingError(
+            f"{label}={moment!r} is no time; write a datetime, as "
+            "datetime(2026, 1, 31, tzinfo=timezone.utc)"
+        )
+    if moment.utcoffset() is None:
+        raise ReadingError(f"{moment!r} has no time zone; write one, as tzinfo=timezone.utc")
+
+
+def _check_number(transaction: Any) -> None:
+    if not isinstance(transaction, (int, sa.ClauseElement)):
+        raise ReadingError(f"transaction={transaction!r} is no number; write one, as 755")
+
+
+def _letters(operation: Any) -> list[str]:
+    given = list(operation) if isinstance(operation, (list, tuple, set, frozenset)) else [operation]
     for name in given:
         if name not in OPERATIONS and name not in OPERATIONS.values():
             raise ReadingError(f"{name!r} is no operation" + _hint(str(name), OPERATIONS))
@@ -288,7 +327,8 @@ def column_of(trail: Trail, name: str) -> str:
     }
     if name not in names:
         raise ReadingError(
-            f"the trail of {trail.table.fullname!r} has no column {name!r}" + _hint(name, names)
+            f"the trail of {trail.table.fullname!r} has no column {name!r}"
+            + _hint(str(name), names)
         )
     return names[name]
 

@@ -11,6 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.elements import TableValuedColumn
+from sqlalchemy.sql.selectable import NamedFromClause
+from sqlalchemy.sql.sqltypes import TableValueType
 
 catalog = sa.func.pg_catalog
 """``catalog.max(...)`` in place of ``sa.func.max(...)``; its type has to be given."""
@@ -137,3 +140,19 @@ def is_any(value: Any, array: Any) -> sa.ColumnElement[bool]:
 def greatest_of(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     """The aggregate ``max``."""
     return catalog.max(column, type_=column.type)
+
+
+class _WholeRow(TableValuedColumn[Any]):
+    """``name.*``: a bare name would be a column that is called like the table."""
+
+    inherit_cache = True
+
+
+@compiles(_WholeRow)
+def _whole_row(element: _WholeRow, compiler: Any, **kw: Any) -> str:
+    return f"{compiler.visit_table_valued_column(element, **kw)}.*"
+
+
+def whole_row(records: NamedFromClause) -> sa.ColumnElement[Any]:
+    """A row of a table, an alias or a subquery, as the argument of a function."""
+    return _WholeRow(records, TableValueType(*records.columns))

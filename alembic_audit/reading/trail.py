@@ -20,8 +20,9 @@ from alembic_audit.reading.qualified import (
     has_operators,
     is_any,
     same_image,
+    whole_row,
 )
-from alembic_audit.reading.types import names_where, reading_type
+from alembic_audit.reading.types import ExactJson, names_where, reading_type
 from alembic_audit.spec import OMITTED_COLUMNS, AuditSpec, hash_column
 from alembic_audit.tables import SPEC_KEY, derive
 
@@ -272,9 +273,9 @@ def _is_omitted(records: NamedFromClause, name: str) -> sa.ColumnElement[bool]:
 
 def dropped_values(records: NamedFromClause, known: Collection[str]) -> sa.ColumnElement[Any]:
     """Return what the columns of a record hold that the model does not know, as a JSON object."""
-    whole = catalog.to_jsonb(records.table_valued())
+    whole = catalog.to_jsonb(whole_row(records))
     names = sa.cast(postgresql.array([sa.literal(name, sa.Text) for name in known]), TextArray)
-    return sa.type_coerce(calculate(whole, "-", names), postgresql.JSONB())
+    return sa.type_coerce(calculate(whole, "-", names), ExactJson())
 
 
 def _table_of(source: Any) -> tuple[sa.Table, Mapper[Any] | None]:

@@ -1,6 +1,8 @@
 """Types of recorded values: what a trail stores, read as the model would have read it."""
 
+import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
@@ -51,6 +53,21 @@ class PastLabel(sa.types.TypeDecorator[Any]):
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
         """Return the member with a label."""
         return dict(self._pairs()).get(value, value)
+
+
+class ExactJson(sa.types.TypeDecorator[Any]):
+    """JSON whose numbers keep their digits, where an engine's own reader makes floats of them."""
+
+    impl = postgresql.JSONB
+    cache_ok = True
+
+    def column_expression(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """The text, which no driver reads as JSON."""
+        return sa.type_coerce(sa.cast(column, Text()), self)
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
+        """Read the text."""
+        return lambda text: None if text is None else json.loads(text, parse_float=Decimal)
 
 
 class PastDecorated(sa.types.TypeDecorator[Any]):
