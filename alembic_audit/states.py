@@ -24,6 +24,7 @@ AUDIT_TABLE_MISSING = "audit table missing"
 AUDIT_COLUMN_MISSING = "audit column missing"
 COLUMN_MISSING = "column missing"
 SEQUENCE_CACHE = "sequence CACHE"
+STOPPED = "trail stopped"
 
 Name = tuple[str, str]
 """Schema and name, resolved."""

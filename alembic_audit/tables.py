@@ -23,6 +23,7 @@ IS_AUDIT_TABLE_KEY = "audit.is_audit_table"
 TARGET_KEY = ddl.TARGET_KEY
 CREATE_KEY = "audit.create_ddl"
 DROP_KEY = "audit.drop_ddl"
+STOPPED_KEY = "audit.stopped"
 
 
 class UnstorableTypeError(DeclarationError):
@@ -173,6 +174,36 @@ def derive(table: sa.Table, *, has_children: bool = False) -> sa.Table | None:
         sa.Index(name, *(audit.c[column] for column in indexed))
     _mark(table, audit, made)
     ddl.attach(table.metadata)
+    return audit
+
+
+def derive_stopped(table: sa.Table) -> sa.Table | None:
+    """Return what the audit Table of a table was that says ``enabled=False``, in no MetaData of it.
+
+    Raises:
+        DeclarationError: The options that the audit had are wrong.
+    """
+    own = table.info.get(options.OPTIONS_KEY)
+    if not isinstance(own, Mapping) or own.get("enabled", True):
+        return None
+    kept: tuple[int, sa.Table] | None = table.info.get(STOPPED_KEY)
+    if kept is not None and kept[0] == len(table.columns):
+        return kept[1]
+    apart = sa.MetaData(naming_convention=table.metadata.naming_convention)
+    if options.DEFAULTS_KEY in table.metadata.info:
+        apart.info[options.DEFAULTS_KEY] = table.metadata.info[options.DEFAULTS_KEY]
+    twin = sa.Table(
+        table.name,
+        apart,
+        *(
+            sa.Column(column.name, column.type, primary_key=column.primary_key, info=column.info)
+            for column in table.columns
+        ),
+        schema=table.schema,
+    )
+    asked = {name: value for name, value in own.items() if name != "reason"}
+    audit = audit_table(twin, **{**asked, "enabled": True})
+    table.info = {**table.info, STOPPED_KEY: (len(table.columns), audit)}
     return audit
 
 

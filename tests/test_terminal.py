@@ -643,17 +643,18 @@ def test_markup_and_control_characters(
     ):
         assert 0 == fresh.run(*arguments, *options), capsys.readouterr().err
         out = capsys.readouterr().out
-        if form == "--csv":
-            continue  # data, for a program
         out = re.sub(r"\x1b\[[0-9;]*m", "", out) if form == "color" else out
         assert "[red]x[/]" in out or arguments == ["status"]
+        # Between the fields of a line there are tabs, in those of CSV line breaks.
         assert set() == {one for one in out if is_hidden(one)} - {"\n", "\t"}
+        if form == "--csv":
+            assert "\t" not in out
 
 
 def test_hostile_values_come_back(
     fresh: Shop, alone: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """JSON and CSV hold exactly what was written."""
+    """JSON holds exactly what was written; CSV all of it, control characters shown."""
     name = hostile_is_recorded(fresh.engine, HOSTILE)
 
     assert 0 == fresh.run("as-of", name, "audit:2", "--json")
@@ -662,7 +663,95 @@ def test_hostile_values_come_back(
     assert 0 == fresh.run("as-of", name, "audit:2", "--csv")
     # What is read as text has \r\n as \n; that of a file has not.
     rows = list(csv.reader(io.StringIO(capsys.readouterr().out, newline="")))
-    assert expected == rows[1]
+    assert ["\n".join(map(escaped, one.split("\n"))) for one in expected] == rows[1]
+
+
+FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "-", "=", "+x", "\uff1d1+1"]
+NUMBERS = ["-1", "+1", "-1.50", "-1e5", "1", "", "a=b", "é"]
+
+
+def test_csv_is_nothing_that_a_spreadsheet_computes(
+    fresh: Shop, alone: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A text that begins a formula has an apostrophe before it, in a cell and in a name."""
+    metadata = sa.MetaData()
+    sa.Table(
+        "account",
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("=name", sa.Text),
+        info={"audit.options": {"enabled": True}},
+    )
+    derive_all(metadata)
+    metadata.create_all(fresh.engine)
+    with fresh.engine.begin() as connection:
+        rows = [{"id": n, "=name": v} for n, v in enumerate(FORMULAS + NUMBERS)]
+        connection.execute(metadata.tables["account"].insert(), rows)
+    assert 0 == fresh.run("as-of", "account", "audit:99", "--csv")
+    names, *found = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert ["id", "'=name"] == names
+    values = [value for _, value in sorted(found, key=lambda row: int(row[0]))]
+    assert [*(f"'{escaped(one)}" for one in FORMULAS), *NUMBERS] == values
+
+
+def test_csv_without_a_row_has_its_header(
+    fresh: Shop, alone: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """as-of of a time before any row: a line of names and none of values."""
+    write(fresh.engine, models(), WRITES["ann"])
+    for option, between in ((["--csv"], ","), ([], "\t")):
+        assert 0 == fresh.run("as-of", "account", "audit:0", *option)
+        assert between.join(["id", "email", "city"]) + "\n" == capsys.readouterr().out
+    assert 0 == fresh.run("as-of", "account", "audit:0", "--json")
+    assert "" == capsys.readouterr().out
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_several_trails(
+    database: Database, driver: str, alone: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command that reads, where several trails have a record of that number."""
+    shop = Shop(database)
+    shop.url = database.url(driver).render_as_string(hide_password=False)
+    names = ["a", "b", "c"]
+    metadata = sa.MetaData()
+    for name in names:
+        sa.Table(
+            name,
+            metadata,
+            sa.Column("id", sa.Integer, primary_key=True),
+            sa.Column("note", sa.Text),
+            info={"audit.options": {"enabled": True}},
+        )
+    derive_all(metadata)
+    metadata.create_all(shop.engine)
+    with shop.engine.begin() as connection:
+        for statement in ("INSERT INTO {} VALUES (1, 'x')", "UPDATE {} SET note = 'y'"):
+            for name in names:
+                connection.exec_driver_sql(statement.format(name))
+
+    def told(*arguments: str) -> list[Any]:
+        assert 0 == shop.run(*arguments, "--json"), capsys.readouterr().err
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    tables = [f"public.{name}" for name in names]
+    for number, note in ((1, "x"), (2, "y")):
+        records = told("show", str(number))
+        assert tables == [record["table"] for record in records]
+        assert [note] * 3 == [record["row"]["note"] for record in records]
+        for name in names:
+            (record,) = told("show", str(number), "--table", name)
+            assert f"public.{name}" == record["table"]
+    some = told("show", "1", "--table", "a", "--table", "b")
+    assert tables[:2] == [record["table"] for record in some]
+    assert 6 == len(told("tail")) and 4 == len(told("tail", "a", "c"))
+    assert tables == [row["table"] for row in told("status")]
+    for name in names:
+        assert ["y", "x"] == [record["row"]["note"] for record in told("log", name, "1")]
+        assert [{"id": 1, "note": "x"}] == told("as-of", name, "audit:1")
+        assert 2 == len(told("blame", name, "1"))
+    assert 0 == shop.run("show", "2"), capsys.readouterr().err
+    assert 3 == capsys.readouterr().out.count("x -> y")
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.types import UserDefinedType
 
 from alembic_audit.catalog.everything import read_everything
+from alembic_audit.catalog.stopped import read_stopped
 from alembic_audit.errors import ReadingError
 from alembic_audit.reading.qualified import Text, TextArray, catalog
 from alembic_audit.reading.trail import Trail, check_readable
@@ -71,8 +72,10 @@ class Textual(UserDefinedType[Any]):
 
 
 def read_states(connection: sa.Connection) -> dict[Name, AuditState]:
-    """Return what the database says of each trail, by audited table."""
-    return read_everything(connection).states
+    """Return what the database says of each trail, by audited table; of stopped ones too."""
+    states = read_everything(connection).states
+    audits = {audit_of(name, state) for name, state in states.items()}
+    return {**read_stopped(connection, states, audits), **states}
 
 
 def find(states: Mapping[Name, AuditState], name: str, default_schema: str) -> Name:

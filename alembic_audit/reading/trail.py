@@ -24,7 +24,7 @@ from alembic_audit.reading.qualified import (
 )
 from alembic_audit.reading.types import ExactJson, names_where, reading_type
 from alembic_audit.spec import OMITTED_COLUMNS, AuditSpec, hash_column
-from alembic_audit.tables import SPEC_KEY, derive
+from alembic_audit.tables import SPEC_KEY, derive, derive_stopped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,8 +216,11 @@ def trail_of(source: Any) -> Trail:
     table, mapper = _table_of(source)
     audit = derive(table)
     if audit is None:
+        audit = derive_stopped(table)
+    if audit is None:
         raise ReadingError(
-            f"table {table.fullname!r} is not audited; mark it with @audited() or audit_table()"
+            f"table {table.fullname!r} is not audited; mark it with @audited() or audit_table(). "
+            "To read a trail that was stopped, write the options it had with 'enabled': False"
         )
     spec: AuditSpec = audit.info[SPEC_KEY]
     check_readable(table.fullname, spec)
