@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _RAN = "alembic_audit.ran"
 
 
-def run_migrations(context: EnvironmentContext | Any, **kw: Any) -> None:
+def run_migrations(context: EnvironmentContext | Any, *, follow: bool = False, **kw: Any) -> None:
     """Run migrations in the audit context that ``context.configure`` has, then check_trails.
 
     In place of ``context.run_migrations()``::
@@ -31,24 +32,41 @@ def run_migrations(context: EnvironmentContext | Any, **kw: Any) -> None:
     session settings in every transaction of the migrations, with ``--sql`` too, so that rows which
     a migration changes are attributed.
 
+    With ``follow=True`` trails follow migrations that know nothing of them. Where a plain
+    ``op.alter_column``, ``op.drop_column`` or ``op.rename_table`` renames, drops or retypes what a
+    trail records, the trail changes at once, as autogenerate would have changed it, and rows that
+    the migration rewrote are recorded. Each change is logged to ``alembic.audit.follow`` as the
+    operation that a migration would hold. At head every declared table gets its trail.
+
     Args:
         context: ``alembic.context``.
+        follow: Let trails follow.
         **kw: Given to ``context.run_migrations``.
 
     Raises:
-        CommandError: A name or value does not fit the declared settings, a required setting has no
-            value, or a trail is broken; the first two before the first statement.
+        CommandError: ``follow=True`` is given with ``--sql``, a name or value does not fit the
+            declared settings, a required setting has no value, or a trail is broken; all but the
+            last before the first statement.
     """
     from alembic.util import CommandError
 
     migration: MigrationContext = context.get_context()
     given: Any = migration.opts.get("audit_context")
     migration.opts[_RAN] = True
-    if given is None or migration.dialect.name != "postgresql":
+    if follow and migration.as_sql:
+        raise CommandError(
+            "follow=True looks at the database, and --sql has none; run the upgrade online, or "
+            "leave follow=True out and write the operations of the trails into the migrations"
+        )
+    if migration.dialect.name != "postgresql":
         context.run_migrations(**kw)
-        check_trails(context)
         return
     metadata = _metadata(migration)
+    if given is None:
+        with _following(migration, metadata, follow):
+            context.run_migrations(**kw)
+        check_trails(context)
+        return
     try:
         wanted = values.checked(given() if callable(given) else given)
         texts = values.texts(wanted, metadata)
@@ -63,9 +81,20 @@ def run_migrations(context: EnvironmentContext | Any, **kw: Any) -> None:
     else:
         assert migration.connection is not None
         session.instrument(migration.connection.engine, metadata=metadata)
-        with audit_context(**wanted):
+        with audit_context(**wanted), _following(migration, metadata, follow):
             context.run_migrations(**kw)
     check_trails(context)
+
+
+def _following(
+    migration: MigrationContext, metadata: list[sa.MetaData], follow: bool
+) -> AbstractContextManager[None]:
+    """What lets trails follow; nothing where nobody asked, or no migration runs."""
+    if not follow or "destination_rev" not in migration.opts:
+        return nullcontext()
+    from alembic_audit.follow import following
+
+    return following(migration, metadata)
 
 
 def check_trails(context: EnvironmentContext | Any) -> None:

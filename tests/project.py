@@ -40,9 +40,12 @@ else:
         connection = attributes.get("prepare", lambda connection: connection)(connection)
         context.configure(connection=connection, **kwargs)
         with context.begin_transaction():
-            context.run_migrations()
-            if attributes.get("check_trails", True):
-                alembic_audit.check_trails(context)
+            if attributes.get("follow"):
+                alembic_audit.run_migrations(context, follow=True)
+            else:
+                context.run_migrations()
+                if attributes.get("check_trails", True):
+                    alembic_audit.check_trails(context)
     async def run_async():
         async with attributes["engine"].connect() as connection:
             await connection.run_sync(run)
@@ -92,6 +95,7 @@ class Project:
     """One Alembic environment.
 
     An asynchronous driver runs the migrations; `engine` is psycopg2's then.
+    `config.attributes["follow"] = True` lets trails follow the migrations.
     `config.attributes["check_trails"] = False` takes the line out of env.py that refuses to commit
     a broken trail.
     """

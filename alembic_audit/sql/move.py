@@ -53,7 +53,15 @@ def source_column(
     old: AuditSpec, new: AuditSpec, default_schema: str, column: str, renamed: str
 ) -> list[str]:
     """Return the statements that rename a column of the audited table and what is stored of it."""
-    statements = [_rename_column(source_name(old, default_schema), column, renamed)]
+    return [
+        _rename_column(source_name(old, default_schema), column, renamed),
+        *audit_column(old, default_schema, column, renamed),
+    ]
+
+
+def audit_column(old: AuditSpec, default_schema: str, column: str, renamed: str) -> list[str]:
+    """Statements that rename what is stored of a column of the audited table."""
+    statements = []
     audit = audit_name(old, default_schema)
     if column in old.columns:
         statements.append(_rename_indexes(audit, old.audit_table, column, renamed))
