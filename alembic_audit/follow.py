@@ -177,8 +177,12 @@ def following(migration: MigrationContext, metadata: Iterable[sa.MetaData]) -> I
     event.listen(connection, "before_cursor_execute", follower.before, retval=True)
     try:
         yield
+        # With transaction_per_migration the last migration is committed by now.
+        is_own = not connection.in_transaction()
         follower.catch_up()
         follower.finish()
+        if is_own:
+            connection.commit()
     finally:
         event.remove(connection, "before_cursor_execute", follower.before)
 
