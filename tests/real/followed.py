@@ -101,9 +101,7 @@ class Seed:
                 if _is_kept(table):
                     continue
                 for _ in range(2):
-                    self._try(
-                        connection, lambda t=table: t.insert().values(self._row(connection, t))
-                    )
+                    self._try(connection, lambda t=table: self._insert(connection, t))
                 self._try(connection, lambda t=table: self._update(t))
                 if self.random.random() < 0.2:
                     self._try(connection, lambda t=table: self._delete(t))
@@ -125,6 +123,9 @@ class Seed:
         except (sa.exc.SQLAlchemyError, TypeError, ValueError) as error:
             if "audit" in str(error):
                 raise
+
+    def _insert(self, connection: sa.Connection, table: sa.Table) -> Any:
+        return table.insert().values(self._row(connection, table))
 
     def _row(self, connection: sa.Connection, table: sa.Table) -> dict[str, Any]:
         row = {}
@@ -253,6 +254,10 @@ def main(url: str, name: str, early: str) -> None:
     config.set_main_option("version_locations", str(versions))
     config.set_main_option("path_separator", "newline")
     config.attributes.update(engine=engine, metadata=sa.MetaData(), follow=False)
+    if name == "mlflow":  # its first revision changes tables that were there before Alembic
+        from mlflow.store.tracking.dbmodels.initial_models import Base
+
+        Base.metadata.create_all(engine)
     command.upgrade(config, early)
 
     reflected = sa.MetaData()

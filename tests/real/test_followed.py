@@ -1,4 +1,4 @@
-"""Published applications, audited on every table from an early revision, under their own migrations.
+"""Published applications, audited from an early revision, under their own later migrations.
 
 The applications are installed in environments of their own, below build/real.
 """
