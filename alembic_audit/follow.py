@@ -28,7 +28,9 @@ from alembic_audit import naming, options, sql, tables
 from alembic_audit.autogenerate.names import audit_of, table_of
 from alembic_audit.catalog import queries
 from alembic_audit.catalog.everything import read_everything
+from alembic_audit.database_types import DatabaseType
 from alembic_audit.ddl import VerbatimDDL, verbatim
+from alembic_audit.levels import OF_ROWS
 from alembic_audit.operations import (
     AuditOperation,
     CreateAuditTriggerOp,
@@ -150,18 +152,6 @@ class _Trail:
         return {one.name for one in self.table.columns.values() if not one.virtual} == set(
             self.spec.stored
         )
-
-
-class _Spelled(sa.types.UserDefinedType[Any]):
-    """A type that SQLAlchemy does not know, as PostgreSQL spells it."""
-
-    cache_ok = True
-
-    def __init__(self, spelled: str) -> None:
-        self.spelled = spelled
-
-    def get_col_spec(self, **kw: Any) -> str:
-        return self.spelled
 
 
 @contextmanager
@@ -339,7 +329,7 @@ class _Follower:
         }
         spec = _without(trail.spec, gone)
         for column, renamed in _in_turn({k: v for k, v in names.items() if k in spec.stored}):
-            former, spec = spec, _with_renamed(spec, column, renamed)
+            former, spec = spec, spec.with_renamed(column, renamed)
             self._log(RenameAuditedColumnOp(former, spec, column, renamed))
             self._send(move.audit_column(former, self.default_schema, column, renamed))
         if now.name != trail.table.name:
@@ -492,22 +482,10 @@ def _without(spec: AuditSpec, columns: Iterable[str]) -> AuditSpec:
     gone = set(columns) & set(spec.stored)
     left = spec.without(gone) if gone else spec
     if left.key != spec.key:
-        return dataclasses.replace(left, key=(), level="row", sparse_columns=())
+        rows = {*left.row_level, *({"update"} & set(left.operations))}
+        row_level = tuple(name for name in OF_ROWS if name in rows)
+        return dataclasses.replace(left, key=(), row_level=row_level, sparse_columns=())
     return left
-
-
-def _with_renamed(spec: AuditSpec, column: str, renamed: str) -> AuditSpec:
-    def names(before: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(renamed if one == column else one for one in before)
-
-    return dataclasses.replace(
-        spec,
-        key=names(spec.key),
-        columns=names(spec.columns),
-        hash_columns=names(spec.hash_columns),
-        ignore_columns=names(spec.ignore_columns),
-        sparse_columns=names(spec.sparse_columns),
-    )
 
 
 def _in_turn(names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -576,10 +554,10 @@ def _scratch(
     columns = []
     for one in now.columns.values():
         is_known = not isinstance(types[one.name], sa.types.NullType)
-        kind = types[one.name] if is_known else _Spelled(one.spelled)
+        kind = types[one.name] if is_known else DatabaseType(one.spelled)
         columns.append(sa.Column(one.name, kind, primary_key=one.name in key))
     table = sa.Table(spec.table, metadata, *columns, schema=spec.schema)
-    given: dict[str, Any] = {
+    given: dict[str, Any] = {"level": dict.fromkeys(trail.spec.row_level, "row")} | {
         name: getattr(spec, name)
         for name in (
             "ignore_columns",
@@ -610,7 +588,6 @@ def _scratch(
             or (number not in trail.table.columns and _is_wanted(one, declared, trail))
         ],
         indexes=None if key_index(spec) in indexes else (),
-        level="auto" if trail.spec.level == "statement" else "row",
         **given,
     )
     return metadata

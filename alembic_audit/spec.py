@@ -211,6 +211,24 @@ class AuditSpec:
             as_text=tuple(pair for pair in self.as_text if pair[0] not in gone),
         )
 
+    def with_renamed(self, column: str, renamed: str) -> "AuditSpec":
+        """The spec with another name for a source column."""
+
+        def names(before: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(renamed if one == column else one for one in before)
+
+        return dataclasses.replace(
+            self,
+            key=names(self.key),
+            columns=names(self.columns),
+            hash_columns=names(self.hash_columns),
+            ignore_columns=names(self.ignore_columns),
+            sparse_columns=names(self.sparse_columns),
+            as_text=tuple(
+                sorted((renamed if name == column else name, kind) for name, kind in self.as_text)
+            ),
+        )
+
     def unordered(self) -> "AuditSpec":
         """Return the spec without the order of its columns, which means nothing in a database."""
         return dataclasses.replace(
