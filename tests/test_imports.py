@@ -196,7 +196,7 @@ print(*sorted(name for name in sys.modules if name.startswith("alembic_audit."))
 """
     others, ours = python(code).splitlines()
     assert "False False" == others
-    names = ("errors", "naming", "operations", "plugin", "retype", "spec", "states")
+    names = ("errors", "levels", "naming", "operations", "plugin", "retype", "spec", "states")
     packages = {name.split(".")[1] for name in ours.split()}
     assert set(names) == packages
 
