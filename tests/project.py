@@ -12,6 +12,7 @@ from alembic.autogenerate import produce_migrations
 from alembic.config import Config
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from tests.conftest import ASYNC, DRIVERS, Database
@@ -126,7 +127,17 @@ class Project:
         command.revision(
             self.config, "step", autogenerate=True, rev_id=f"{self.count:04}", sql=False
         )
-        text = (self.path / "versions" / f"{self.count:04}_step.py").read_text()
+        path = self.path / "versions" / f"{self.count:04}_step.py"
+        text = path.read_text()
+        for column in (column for table in metadata.tables.values() for column in table.columns):
+            kind = column.type
+            is_there = isinstance(kind, postgresql.ENUM) and not kind.create_type
+            is_there = is_there and not column.table.info.get("audit.is_audit_table")
+            if is_there and "create_type" not in repr(kind):
+                # The repr of SQLAlchemy 2.0, which Alembic writes, leaves that out.
+                text = text.replace(repr(kind), repr(kind)[:-1] + ", create_type=False)")
+                path.write_text(text)
+                break
         return text[text.index("def upgrade") :]
 
     def write(self, upgrade: str, downgrade: str = "pass") -> None:

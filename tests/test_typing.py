@@ -143,6 +143,9 @@ def run(*command: object, cwd: Path, **environment: str) -> "subprocess.Complete
     )
 
 
+@pytest.mark.skipif(
+    sa.__version__.startswith("2.0."), reason="a Select of several types is one of SQLAlchemy 2.1"
+)
 def test_mypy_strict(tmp_path: Path, database: Database) -> None:
     """mypy --strict finds nothing in generated migrations, and every misuse in the sample."""
     sample = tmp_path / "sample.py"
