@@ -224,7 +224,7 @@ def test_our_own_operations_are_left_alone(project: Project) -> None:
 
 def test_without_follow_it_stops(project: Project) -> None:
     project.config.attributes["follow"] = False
-    with pytest.raises(CommandError, match=r"rename a column by op\.rename_audited_column"):
+    with pytest.raises(CommandError, match=r"op\.rename_audited_column"):
         run(project, "op.alter_column('account', 'email', new_column_name='address')")
 
 

@@ -24,6 +24,7 @@ from alembic_audit.operations import (
     DropAuditTableOp,
     DropAuditTriggerOp,
     LockAuditedTablesOp,
+    MoveAuditedTableOp,
     NumberAuditTableOp,
     RenameAuditedColumnOp,
     RenameAuditedTableOp,
@@ -297,6 +298,7 @@ FULL = AuditSpec.from_kwargs(
     changed_columns=True,
 )
 RENAMED = AuditSpec.from_kwargs("customer", columns=["id", "email"], key=["id"])
+MOVED = AuditSpec.from_kwargs("account", schema="other", columns=["id", "email"], key=["id"])
 FOUND = (
     "ALTER TABLE x DISABLE TRIGGER y",
     "one\n\ttwo 'x' \\ \r\n\x0b%s :y {z}\n",
@@ -322,6 +324,10 @@ OPS = [
     RestoreAuditTriggerOp(HOSTILE, FOUND, schema="my schema"),
     RenameAuditedTableOp(PLAIN, RENAMED),
     RenameAuditedTableOp(FULL, dataclasses.replace(FULL, table="other", function="g")),
+    RenameAuditedTableOp(PLAIN, RENAMED, source_renamed=True),
+    MoveAuditedTableOp(PLAIN, MOVED),
+    MoveAuditedTableOp(MOVED, PLAIN, source_renamed=True),
+    MoveAuditedTableOp(FULL, dataclasses.replace(FULL, schema=None, function="g")),
     RenameAuditedColumnOp(
         PLAIN, dataclasses.replace(PLAIN, columns=("id", HOSTILE)), "email", HOSTILE
     ),

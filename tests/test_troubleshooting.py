@@ -212,6 +212,9 @@ ARGUMENTS: dict[str, Callable[[Any], object]] = {
     "rename_audited_column renames … to …, and columns=[...] must hold the new name": (
         lambda op: op.rename_audited_column("t", "a", "b", columns=["a"])
     ),
+    "move_audited_table moves … to the schema that it is in, …": (
+        lambda op: op.move_audited_table("t", "s", schema="s", columns=["a"])
+    ),
     "before must be a time with an offset from UTC": lambda op: op.purge_audit_table(
         "t_audit", before="2024-01-01", reason="old", keep_last=None
     ),

@@ -223,8 +223,9 @@ def parameters(name: str) -> dict[str, str | None]:
 OWN = {  # beside those of a spec
     "create_audit_trigger": {"found": "()"},
     "replace_audit_trigger": {"found": "()", "replaces": None},
-    "rename_audited_table": {"replaces": "None"},
-    "rename_audited_column": {},
+    "rename_audited_table": {"replaces": "None", "source_renamed": "False"},
+    "move_audited_table": {"replaces": "None", "source_moved": "False"},
+    "rename_audited_column": {"source_renamed": "False"},
     "snapshot_audit_table": {"batch_size": "None"},
 }
 OTHERS = [

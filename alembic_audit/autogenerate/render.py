@@ -23,6 +23,7 @@ from alembic_audit.operations import (
     DropAuditTableOp,
     DropAuditTriggerOp,
     LockAuditedTablesOp,
+    MoveAuditedTableOp,
     NumberAuditTableOp,
     PurgeAuditTableOp,
     RenameAuditedColumnOp,
@@ -184,16 +185,28 @@ def _restore(context: AutogenContext, op: RestoreAuditTriggerOp) -> str:
 
 @renderers.dispatch_for(RenameAuditedTableOp)
 def _rename_table(context: AutogenContext, op: RenameAuditedTableOp) -> str:
-    kwargs = op.new.to_kwargs()
-    if replaces := op.replaces():
-        kwargs["replaces"] = replaces
+    kwargs = op.new.to_kwargs() | _renamed(op)
     return _call(context, "rename_audited_table", [op.old.table, op.new.table], kwargs)
+
+
+@renderers.dispatch_for(MoveAuditedTableOp)
+def _move_table(context: AutogenContext, op: MoveAuditedTableOp) -> str:
+    kwargs = op.new.to_kwargs() | _renamed(op)
+    kwargs.pop("schema", None)
+    kwargs |= {"schema": op.old.schema} if op.old.schema else {}
+    return _call(context, "move_audited_table", [op.new.table, op.new.schema], kwargs)
+
+
+def _renamed(op: RenameAuditedTableOp | MoveAuditedTableOp) -> dict[str, Any]:
+    source = {op.argument.partition("=")[0]: True} if op.source_renamed else {}
+    return source | ({"replaces": replaces} if (replaces := op.replaces()) else {})
 
 
 @renderers.dispatch_for(RenameAuditedColumnOp)
 def _rename_column(context: AutogenContext, op: RenameAuditedColumnOp) -> str:
     args = [op.new.table, op.column, op.renamed]
-    return _call(context, "rename_audited_column", args, op.new.to_kwargs())
+    kwargs = {"source_renamed": True} if op.source_renamed else {}
+    return _call(context, "rename_audited_column", args, op.new.to_kwargs() | kwargs)
 
 
 def rename_table_call(old: AuditSpec, new: AuditSpec) -> str:

@@ -21,7 +21,11 @@ from alembic_audit.operations.history import (
     NumberAuditTableOp,
     PurgeAuditTableOp,
 )
-from alembic_audit.operations.rename import RenameAuditedColumnOp, RenameAuditedTableOp
+from alembic_audit.operations.rename import (
+    MoveAuditedTableOp,
+    RenameAuditedColumnOp,
+    RenameAuditedTableOp,
+)
 from alembic_audit.operations.settings import SetAuditContextOp
 from alembic_audit.operations.trail import (
     CreateAuditTriggerOp,
@@ -47,6 +51,7 @@ __all__ = [
     "DropAuditTriggerOp",
     "LockAuditedTablesOp",
     "LockOnDowngradeOp",
+    "MoveAuditedTableOp",
     "NumberAuditTableOp",
     "PurgeAuditTableOp",
     "RenameAuditedColumnOp",

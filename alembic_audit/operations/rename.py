@@ -1,4 +1,4 @@
-"""Operations that rename: a table or a column, with everything of its trail.
+"""Operations that rename or move: a table or a column, with everything of its trail.
 
 An operation holds (old, new), and reverse() swaps them.
 """
@@ -19,9 +19,12 @@ from alembic_audit.spec import AuditSpec
 class RenameAuditedTableOp(AuditOperation):
     """Rename a table and everything of its trail."""
 
-    def __init__(self, old: AuditSpec, new: AuditSpec) -> None:
+    argument = "source_renamed=True"
+
+    def __init__(self, old: AuditSpec, new: AuditSpec, *, source_renamed: bool = False) -> None:
         self.old = old
         self.new = new
+        self.source_renamed = source_renamed
 
     @classmethod
     def rename_audited_table(
@@ -32,20 +35,25 @@ class RenameAuditedTableOp(AuditOperation):
         new_table_name: str,
         *,
         schema: str | None = None,
+        source_renamed: bool = False,
         replaces: Mapping[str, Any] | None = None,
         **spec: Any,
     ) -> None:
         """Rename an audited table; its trail goes on under the names of the new one.
 
         Renamed are the table, the audit table, their indexes and sequences that bear the table's
-        name, the function and the triggers. Locks both tables ACCESS EXCLUSIVE. Refused before
-        anything changed where the trail is not the one that the arguments describe.
+        name, the function and the triggers. Locks both tables ACCESS EXCLUSIVE. Where the
+        trail is another than the arguments describe, online what else it has is kept. Offline, and
+        where both change one thing, the operation is refused before anything changed.
 
         Args:
             operations: Given by Alembic.
             old_table_name: What the table is called.
             new_table_name: What it shall be called.
             schema: Its schema; None is the connection's default schema.
+            source_renamed: The table has its new name already, as by ``op.rename_table`` of a
+                migration of somebody else's, and the trail follows. In a downgrade too write it
+                after the operation that renames the table.
             replaces: The arguments that were other before, with their former values; names of
                 audit table, function and trigger where they were not the default ones.
             **spec: As of ``create_audit_trigger``, complete, as they are afterwards.
@@ -54,48 +62,130 @@ class RenameAuditedTableOp(AuditOperation):
             SpecError: The arguments describe no audit trigger.
         """
         new = spec_of({"table": new_table_name, "schema": schema, **spec})
-        former = {
-            name: value
-            for name, value in new.full_kwargs().items()
-            if name not in ("audit_table", "function", "trigger")
-        }
+        former = _without(new.full_kwargs(), "audit_table", "function", "trigger")
         old = spec_of({"table": old_table_name, **former, **(replaces or {})})
         if old.table == new.table:
             raise SpecError(f"rename_audited_table renames {old.table!r} to itself")
-        operations.invoke(cls(old, new))
+        operations.invoke(cls(old, new, source_renamed=bool(source_renamed)))
 
     def reverse(self) -> "RenameAuditedTableOp":
         """Return the operation that gives the former names back."""
-        return RenameAuditedTableOp(self.new, self.old)
+        return RenameAuditedTableOp(self.new, self.old, source_renamed=self.source_renamed)
 
     def replaces(self) -> dict[str, Any]:
         """Return the former values of what differs, beside default names."""
-        new = self.new.full_kwargs()
-        old = self.old
-        default = AuditSpec.from_kwargs(
-            old.table, schema=old.schema, audit_schema=old.audit_schema, columns=["*"]
-        )
-        new |= {
-            "audit_table": default.audit_table,
-            "function": default.function,
-            "trigger": default.trigger,
-        }
-        return {k: v for k, v in old.full_kwargs().items() if v != new[k]}
+        former = _without(self.new.full_kwargs(), "audit_table", "function", "trigger")
+        default = AuditSpec.from_kwargs(self.old.table, **former).full_kwargs()
+        return {k: v for k, v in self.old.full_kwargs().items() if v != default[k]}
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """Return what `alembic check` prints."""
         return ("rename_audited_table", display_name(self.old), self.new.table)
 
 
+@Operations.register_operation("move_audited_table")
+class MoveAuditedTableOp(AuditOperation):
+    """Move a table to another schema, with its trail."""
+
+    argument = "source_moved=True"
+
+    def __init__(self, old: AuditSpec, new: AuditSpec, *, source_renamed: bool = False) -> None:
+        self.old = old
+        self.new = new
+        self.source_renamed = source_renamed
+
+    @classmethod
+    def move_audited_table(
+        cls,
+        operations: Operations,
+        /,  # "operations" is an argument of the spec too
+        table_name: str,
+        new_schema: str | None,
+        *,
+        schema: str | None = None,
+        source_moved: bool = False,
+        replaces: Mapping[str, Any] | None = None,
+        **spec: Any,
+    ) -> None:
+        """Move an audited table to another schema; its trail goes on.
+
+        An audit table in the table's own schema moves along, and with it its sequence, its indexes
+        and the function; one in ``audit_schema`` stays. Records and privileges are kept. Locks both
+        tables ACCESS EXCLUSIVE. Where the
+        trail is another than the arguments describe, online what else it has is kept. Offline, and
+        where both change one thing, the operation is refused before anything changed.
+
+        Args:
+            operations: Given by Alembic.
+            table_name: The audited table.
+            new_schema: The schema that it moves to, which exists; None is the connection's default
+                schema.
+            schema: The schema that it moves from; None is the connection's default schema.
+            source_moved: The table is in its new schema already, as by ``ALTER TABLE ... SET
+                SCHEMA`` of a migration of somebody else's, and the trail follows. In a downgrade
+                too write it after the statement that moves the table.
+            replaces: The arguments that were other before, with their former values; the name of
+                the function where it was not the default one.
+            **spec: As of ``create_audit_trigger``, complete, as they are afterwards.
+
+        Raises:
+            SpecError: The arguments describe no audit trigger, or no other schema.
+        """
+        new = spec_of({"table": table_name, "schema": new_schema, **spec})
+        old = spec_of({**_before_move(new, schema), **(replaces or {})})
+        if old.schema == new.schema:
+            raise SpecError(
+                f"move_audited_table moves {table_name!r} to the schema that it is in, {schema!r}; "
+                "name the former one in schema=..., or write op.replace_audit_trigger"
+            )
+        operations.invoke(cls(old, new, source_renamed=bool(source_moved)))
+
+    def reverse(self) -> "MoveAuditedTableOp":
+        """Return the operation that moves the table back."""
+        return MoveAuditedTableOp(self.new, self.old, source_renamed=self.source_renamed)
+
+    def replaces(self) -> dict[str, Any]:
+        """Return the former values of what differs, beside the schema and the default name."""
+        default = spec_of(_before_move(self.new, self.old.schema)).full_kwargs()
+        return {k: v for k, v in self.old.full_kwargs().items() if v != default[k]}
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """Return what `alembic check` prints."""
+        return ("move_audited_table", display_name(self.old), self.new.schema)
+
+
+def _before_move(new: AuditSpec, schema: str | None) -> dict[str, Any]:
+    """Arguments of a trail before it moved, where nothing but its schema was another."""
+    former = _without(new.full_kwargs(), "function", "schema")
+    if new.audit_schema == new.schema:
+        del former["audit_schema"]
+    return {"table": new.table, **former, "schema": schema}
+
+
+def _without(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name not in names}
+
+
 @Operations.register_operation("rename_audited_column")
 class RenameAuditedColumnOp(AuditOperation):
     """Rename a column of an audited table, and where its history is."""
 
-    def __init__(self, old: AuditSpec, new: AuditSpec, column: str, renamed: str) -> None:
+    argument = "source_renamed=True"
+
+    def __init__(
+        self,
+        old: AuditSpec,
+        new: AuditSpec,
+        column: str,
+        renamed: str,
+        *,
+        source_renamed: bool = False,
+    ) -> None:
         self.old = old
         self.new = new
         self.column = column
         self.renamed = renamed
+        self.source_renamed = source_renamed
 
     @classmethod
     def rename_audited_column(
@@ -107,12 +197,14 @@ class RenameAuditedColumnOp(AuditOperation):
         new_column_name: str,
         *,
         schema: str | None = None,
+        source_renamed: bool = False,
         **spec: Any,
     ) -> None:
         """Rename a column of an audited table; its history goes on under the new name.
 
-        Locks both tables ACCESS EXCLUSIVE. Refused before anything changed where the trail is not
-        the one that the arguments describe.
+        Locks both tables ACCESS EXCLUSIVE. Where the
+        trail is another than the arguments describe, online what else it has is kept. Offline, and
+        where both change one thing, the operation is refused before anything changed.
 
         Args:
             operations: Given by Alembic.
@@ -120,6 +212,9 @@ class RenameAuditedColumnOp(AuditOperation):
             old_column_name: What the column is called.
             new_column_name: What it shall be called.
             schema: Schema of the table; None is the connection's default schema.
+            source_renamed: The column has its new name already, as by ``op.alter_column`` of a
+                migration of somebody else's, and the trail follows. In a downgrade too write it
+                after the operation that renames the column.
             **spec: As of ``create_audit_trigger``, complete, as they are afterwards.
 
         Raises:
@@ -142,11 +237,15 @@ class RenameAuditedColumnOp(AuditOperation):
             for column, kind in former["as_text"].items()
         }
         old = spec_of({"table": table_name, **former})
-        operations.invoke(cls(old, new, old_column_name, new_column_name))
+        operations.invoke(
+            cls(old, new, old_column_name, new_column_name, source_renamed=bool(source_renamed))
+        )
 
     def reverse(self) -> "RenameAuditedColumnOp":
         """Return the operation that gives the former name back."""
-        return RenameAuditedColumnOp(self.new, self.old, self.renamed, self.column)
+        return RenameAuditedColumnOp(
+            self.new, self.old, self.renamed, self.column, source_renamed=self.source_renamed
+        )
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """Return what `alembic check` prints."""

@@ -1,7 +1,11 @@
-"""How the operations run. They never query: online and ``--sql`` send the same statements."""
+"""How the operations run: online and ``--sql`` send the same statements.
+
+Online they query for one thing, what another revision made of a trail: see ``_as_found``.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,6 +15,7 @@ from alembic.operations import Operations
 
 from alembic_audit import ddl, retype, session, sql, values
 from alembic_audit.ddl import verbatim
+from alembic_audit.merging import difference, merge
 from alembic_audit.naming import qualify, resolve
 from alembic_audit.operations import batches
 from alembic_audit.operations.base import AuditOperation
@@ -24,7 +29,11 @@ from alembic_audit.operations.history import (
     NumberAuditTableOp,
     PurgeAuditTableOp,
 )
-from alembic_audit.operations.rename import RenameAuditedColumnOp, RenameAuditedTableOp
+from alembic_audit.operations.rename import (
+    MoveAuditedTableOp,
+    RenameAuditedColumnOp,
+    RenameAuditedTableOp,
+)
 from alembic_audit.operations.settings import SetAuditContextOp
 from alembic_audit.operations.trail import (
     CreateAuditTriggerOp,
@@ -33,14 +42,16 @@ from alembic_audit.operations.trail import (
     RestoreAuditTriggerOp,
     SnapshotAuditTableOp,
 )
-from alembic_audit.spec import AuditSpec
+from alembic_audit.spec import AuditSpec, NewerSpecError
 from alembic_audit.sql import history, locks, move, preconditions
 from alembic_audit.sql import schema as schemas
-from alembic_audit.sql.text import COMMENT, audit_name, set_config, source_name
+from alembic_audit.sql.text import COMMENT, audit_name, function_name, set_config, source_name
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
 
+
+_LOG = logging.getLogger("alembic_audit")
 
 RUN: dict[type[AuditOperation], Callable[[Operations, Any], None]] = {}
 """How each operation runs."""
@@ -118,14 +129,51 @@ def _drop(operations: Operations, op: DropAuditTriggerOp) -> None:
 
 @_runs(ReplaceAuditTriggerOp)
 def _replace(operations: Operations, op: ReplaceAuditTriggerOp) -> None:
+    default = default_schema(operations)
+    old, new = _as_found(operations, op.old.spec, op.new.spec)
     statements = sql.replace(
-        op.old.spec,
-        op.new.spec,
-        default_schema(operations),
-        found=op.old.found,
-        new_audit_table=op.old.audit_table_missing,
+        old, new, default, found=op.old.found, new_audit_table=op.old.audit_table_missing
     )
-    run(operations, [*statements, *op.new.found])
+    check = preconditions.check_header(old, new, default, change="replaces", named=False)
+    run(operations, [check, *statements, *op.new.found])
+
+
+def _as_found(
+    operations: Operations, old: AuditSpec, new: AuditSpec
+) -> tuple[AuditSpec, AuditSpec]:
+    """What a change of a trail is a change of, and to what.
+
+    That is *old* and *new*, unless another revision, as of a branch that was merged, left another
+    trail than *old*. The one thing for which operations look at the database: offline, the
+    statement that compares the header stops instead.
+
+    Raises:
+        SpecError: Both revisions changed one thing in different ways.
+    """
+    context = operations.migration_context
+    if context.as_sql or context.connection is None or context.dialect.name != "postgresql":
+        return old, new
+    name = function_name(old, default_schema(operations))
+    body = operations.get_bind().execute(_BODY, {"name": f"{name}()"}).scalar()
+    try:
+        found = AuditSpec.from_body(body or "")
+    except NewerSpecError:
+        return old, new  # refused by the statement that compares the header
+    if found is None or found.unordered() in (old.unordered(), new.unordered()):
+        return old, new
+    merged = merge(old, new, found)
+    _LOG.info(
+        "the audit trigger of %s was changed by another revision; applied to it: %s",
+        name,
+        difference(old, new),
+    )
+    return found, merged
+
+
+_BODY = sa.text(
+    "SELECT prosrc FROM pg_catalog.pg_proc"
+    " WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure(:name)"
+)
 
 
 @_runs(RestoreAuditTriggerOp)
@@ -133,27 +181,49 @@ def _restore(operations: Operations, op: RestoreAuditTriggerOp) -> None:
     run(operations, op.statements)
 
 
+@_runs(MoveAuditedTableOp)
 @_runs(RenameAuditedTableOp)
-def _rename_table(operations: Operations, op: RenameAuditedTableOp) -> None:
+def _rename_table(operations: Operations, op: MoveAuditedTableOp | RenameAuditedTableOp) -> None:
     default = default_schema(operations)
-    renamed = move.source_table(op.old, op.new, default)
-    run(operations, [*_before_renaming(op.old, default), *renamed, *_after(op, default)])
+    old, new = _as_found(operations, op.old, op.new)
+    source = source_name(old, default)
+    renamed, first = move.source_table(old, new, default), []
+    if op.source_renamed:
+        source, renamed = source_name(new, default), []
+        first = [preconditions.check_source_renamed(source, op.argument)]
+    statements = [
+        *first,
+        *_before_renaming(old, new, default, source),
+        *renamed,
+        *sql.replace(old, new, default, columns_too=not op.source_renamed),
+    ]
+    run(operations, statements)
 
 
 @_runs(RenameAuditedColumnOp)
 def _rename_column(operations: Operations, op: RenameAuditedColumnOp) -> None:
     default = default_schema(operations)
-    renamed = move.source_column(op.old, op.new, default, op.column, op.renamed)
-    run(operations, [*_before_renaming(op.old, default), *renamed, *_after(op, default)])
+    old, new = _as_found(operations, op.old, op.new)
+    source = source_name(old, default)
+    columns = op.column, op.renamed
+    renamed, first = move.source_column(old, new, default, *columns), []
+    if op.source_renamed:
+        renamed = move.audit_column(old, default, *columns)
+        first = [preconditions.check_source_renamed(source, op.argument, columns)]
+    statements = [
+        *first,
+        *_before_renaming(old, new, default, source),
+        *renamed,
+        *sql.replace(old, new, default, columns_too=not op.source_renamed),
+    ]
+    run(operations, statements)
 
 
-def _before_renaming(old: AuditSpec, default: str) -> list[str]:
-    tables = [source_name(old, default), audit_name(old, default)]
-    return [locks.lock(tables, "ACCESS EXCLUSIVE"), preconditions.check_header(old, default)]
-
-
-def _after(op: RenameAuditedTableOp | RenameAuditedColumnOp, default: str) -> list[str]:
-    return sql.replace(op.old, op.new, default)
+def _before_renaming(old: AuditSpec, new: AuditSpec, default: str, source: str) -> list[str]:
+    return [
+        locks.lock([source, audit_name(old, default)], "ACCESS EXCLUSIVE"),
+        preconditions.check_header(old, new, default, change="renames"),
+    ]
 
 
 @_runs(SnapshotAuditTableOp)

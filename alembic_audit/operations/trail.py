@@ -232,6 +232,10 @@ class ReplaceAuditTriggerOp(AuditOperation):
         moves: they are renamed and keep their records and privileges. Locks nothing where only the
         function differs, else the table ACCESS EXCLUSIVE; what is renamed, ACCESS EXCLUSIVE.
 
+        Where another revision, as of a merged branch, left another trail than ``replaces`` says,
+        online the difference is applied to that. Offline, and where both change one thing, the
+        operation is refused before anything changed.
+
         Args:
             operations: Given by Alembic.
             table_name: The audited table.

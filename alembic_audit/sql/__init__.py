@@ -303,6 +303,7 @@ def replace(
     *,
     found: Sequence[str] = (),
     new_audit_table: bool = False,
+    columns_too: bool = True,
 ) -> list[str]:
     """Return the statements that turn one spec into another.
 
@@ -316,12 +317,19 @@ def replace(
         default_schema: What a schema of None means.
         found: Statements that were run after *old* was made, and whose effect shall go.
         new_audit_table: The audit table was created in this migration.
+        columns_too: The audited table must have every column that is recorded.
     """
     name = function_name(new, default_schema)
     statements = [
         *move.audit_table(old, new, default_schema),
         *move.function(old, new, default_schema),
-        check_tables(new, default_schema, new_function=False, new_audit_table=new_audit_table),
+        check_tables(
+            new,
+            default_schema,
+            new_function=False,
+            new_audit_table=new_audit_table,
+            columns_too=columns_too,
+        ),
         _function(new, default_schema, REPLACE_FUNCTION),
     ]
     if not same_triggers(old, new, found):

@@ -44,9 +44,18 @@ def function(old: AuditSpec, new: AuditSpec, default_schema: str) -> list[str]:
 
 
 def source_table(old: AuditSpec, new: AuditSpec, default_schema: str) -> list[str]:
-    """Return the statements that rename the audited table, its indexes and its sequences."""
-    names = _default_names(old.table, new.table, "_pkey")
-    return _renamed(schemas(old, default_schema)[0], old.table, new.table, names)
+    """Return the statements that move or rename the audited table.
+
+    Its indexes and sequences go along.
+    """
+    before, after = schemas(old, default_schema)[0], schemas(new, default_schema)[0]
+    statements = []
+    if before != after:
+        statements.append(f"ALTER TABLE {qualify(before, old.table)} SET SCHEMA {quote(after)}")
+    if old.table != new.table:
+        names = _default_names(old.table, new.table, "_pkey")
+        statements += _renamed(after, old.table, new.table, names)
+    return statements
 
 
 def source_column(

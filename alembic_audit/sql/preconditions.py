@@ -1,5 +1,6 @@
 """What is looked at before a trail is made or changed: nothing gets half-way."""
 
+from alembic_audit.merging import difference
 from alembic_audit.naming import literal, quote
 from alembic_audit.spec import HEADER, AuditSpec
 from alembic_audit.sql import types
@@ -13,37 +14,116 @@ from alembic_audit.sql.text import (
 )
 
 
-def check_header(spec: AuditSpec, default_schema: str) -> str:
-    """Return the statement that fails unless the function records just what *spec* says."""
-    name = function_name(spec, default_schema)
-    table = source_name(spec, default_schema)
-    message = f"the audit trigger of {table} is not the one that this operation renames"
+def check_header(
+    old: AuditSpec, new: AuditSpec, default_schema: str, *, change: str, named: bool = True
+) -> str:
+    """Return the statement that fails where the function is not the one that an operation changes.
+
+    Args:
+        old: What the function records, as the operation knows it.
+        new: What it shall record; a function that does so already is fine.
+        default_schema: What a schema of None means.
+        change: What the operation does with the trail, ``renames`` or ``replaces``.
+        named: A function without a header is refused too: nothing says whose trail it writes.
+    """
+    name = function_name(old, default_schema)
+    table = source_name(old, default_schema)
+    message = f"the audit trigger of {table} is not the one that this operation {change}"
+    detail = (
+        f"Expected {name} to begin: {HEADER}{old.to_json()}\n"
+        f"This operation changes: {difference(old, new)}\nFound: "
+    )
+    hint = (
+        "Another revision, or a person, changed the trail. Upgrade online, where this change is "
+        "applied to what is there. Or let this revision follow the other one (down_revision), and "
+        "write all arguments of the trigger as they are afterwards, and in replaces={...} what was "
+        "other before."
+    )
+    known = dict.fromkeys(
+        (old.to_json(), new.to_json()) if change == "replaces" else (old.to_json(),)
+    )
+    same = " OR ".join(
+        f"spec OPERATOR(pg_catalog.@>) {literal(one)}::pg_catalog.jsonb"
+        f" AND spec OPERATOR(pg_catalog.<@) {literal(one)}::pg_catalog.jsonb"
+        for one in known
+    )
+    unnamed = [
+        f"  IF NOT pg_catalog.starts_with(found, {literal(HEADER)}) THEN",
+        "    RETURN;",
+        "  END IF;",
+    ]
     return do_block(
         [
             "DECLARE",
             "  found pg_catalog.text;",
+            "  spec pg_catalog.jsonb;",
             "BEGIN",
             "  SELECT pg_catalog.split_part(prosrc, pg_catalog.chr(10), 1) INTO found",
             "  FROM pg_catalog.pg_proc WHERE oid",
             f"    OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure({literal(name + '()')});",
-            f"  IF found OPERATOR(pg_catalog.=) {literal(HEADER + spec.to_json())} THEN",
-            "    RETURN;",
-            "  END IF;",
+            *([] if named else unnamed),
+            "  BEGIN",
+            f"    spec := pg_catalog.substr(found, {len(HEADER) + 1})::pg_catalog.jsonb;",
+            # The order of columns means nothing: each holds the other.
+            f"    IF {same} THEN",
+            "      RETURN;",
+            "    END IF;",
+            "  EXCEPTION WHEN data_exception OR program_limit_exceeded THEN",
+            *(["    NULL;"] if named else ["    RETURN;"]),
+            "  END;",
             "  RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',",
             f"    MESSAGE = {literal(message)},",
-            "    DETAIL = pg_catalog.concat(",
-            f"      {literal(f'Expected {name} to begin: {HEADER}{spec.to_json()}')},",
-            "      pg_catalog.chr(10), 'Found: ', COALESCE(found, 'no such function')",
-            "    ),",
-            "    HINT = 'Write all arguments of the trigger as they are after the renaming, and '",
-            "      'in replaces={...} what was other before it.';",
+            f"    DETAIL = pg_catalog.concat({literal(detail)},",
+            "      COALESCE(found, 'no such function')),",
+            f"    HINT = {literal(hint)};",
+            "END",
+        ]
+    )
+
+
+def check_source_renamed(table: str, argument: str, columns: tuple[str, str] | None = None) -> str:
+    """Return the statement that fails unless the audited table has its new name, or its column.
+
+    Args:
+        table: Its name now, qualified and quoted.
+        argument: What the operation was given, ``source_renamed=True`` for one.
+        columns: Former and new name of the column that was renamed.
+    """
+    relation = f"pg_catalog.to_regclass({literal(table)})"
+    condition = f"{relation} IS NULL"
+    message = f"table {table} does not exist, and {argument} says that it is called so"
+    if columns is not None:
+        old, new = columns
+        message = (
+            f"table {table} has no column {quote(new)}, and {argument} says that {quote(old)} "
+            "is called so"
+        )
+        condition = (
+            "NOT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid"
+            f" OPERATOR(pg_catalog.=) {relation} AND attname OPERATOR(pg_catalog.=) {literal(new)}"
+            " AND NOT attisdropped)"
+        )
+    return do_block(
+        [
+            "BEGIN",
+            f"  IF {condition} THEN",
+            "    RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',",
+            f"      MESSAGE = {literal(message)},",
+            f"      HINT = 'Leave {argument} out, or write the operation after the one that '",
+            "        'renames; in a downgrade too.';",
+            "  END IF;",
             "END",
         ]
     )
 
 
 def check_tables(
-    spec: AuditSpec, default_schema: str, *, new_function: bool, new_audit_table: bool = False
+    spec: AuditSpec,
+    default_schema: str,
+    *,
+    new_function: bool,
+    new_audit_table: bool = False,
+    columns_too: bool = True,
 ) -> str:
     """Return the statement that finds, before anything is made, why a trail could not be written.
 
@@ -52,6 +132,7 @@ def check_tables(
         default_schema: What a schema of None means.
         new_function: There must be no function of that name.
         new_audit_table: The audit table was created in this migration, or was there before.
+        columns_too: The audited table must have every column that is recorded.
     """
     lines = ["DECLARE", "  missing pg_catalog.text;", "BEGIN"]
     if spec.statement_level:
@@ -67,7 +148,7 @@ def check_tables(
             "  END IF;",
         ]
     for table, columns in (
-        (source_name(spec, default_schema), spec.stored),
+        (source_name(spec, default_schema), spec.stored if columns_too else ()),
         (audit_name(spec, default_schema), spec.audit_column_names),
         *((name, ()) for name in partition_names(spec, default_schema)),
     ):
