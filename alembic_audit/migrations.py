@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from alembic_audit import options, session, values
 from alembic_audit.context import audit_context
 from alembic_audit.errors import SettingError
+from alembic_audit.spec import HEADER
 from alembic_audit.sql.text import set_config
 
 if TYPE_CHECKING:
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
 
 _RAN = "alembic_audit.ran"
+_LOG = logging.getLogger("alembic_audit")
+_TRAIL_EXISTS = sa.text(
+    "SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_proc AS p"
+    " ON p.oid OPERATOR(pg_catalog.=) t.tgfoid WHERE pg_catalog.starts_with(p.prosrc, :header))"
+)
 
 
 def run_migrations(context: EnvironmentContext | Any, *, follow: bool = False, **kw: Any) -> None:
@@ -37,6 +44,10 @@ def run_migrations(context: EnvironmentContext | Any, *, follow: bool = False, *
     trail records, the trail changes at once, as autogenerate would have changed it, and rows that
     the migration rewrote are recorded. Each change is logged to ``alembic.audit.follow`` as the
     operation that a migration would hold. At head every declared table gets its trail.
+
+    Where trails exist and several revisions are about to run in one transaction, it warns before
+    they begin, in the log ``alembic_audit``: the second of them could be in a deadlock with a
+    writer.
 
     Args:
         context: ``alembic.context``.
@@ -61,6 +72,7 @@ def run_migrations(context: EnvironmentContext | Any, *, follow: bool = False, *
     if migration.dialect.name != "postgresql":
         context.run_migrations(**kw)
         return
+    _warn_of_deadlocks(migration)
     metadata = _metadata(migration)
     if given is None:
         with _following(migration, metadata, follow):
@@ -84,6 +96,30 @@ def run_migrations(context: EnvironmentContext | Any, *, follow: bool = False, *
         with audit_context(**wanted), _following(migration, metadata, follow):
             context.run_migrations(**kw)
     check_trails(context)
+
+
+def _warn_of_deadlocks(migration: MigrationContext) -> None:
+    """Say that several revisions are about to run in one transaction beside the writers of trails.
+
+    Offline nobody knows which revisions are pending, nor what is in the database.
+    """
+    from alembic.runtime.migration import RevisionStep
+
+    opts, connection = migration.opts, migration.connection
+    if migration.as_sql or connection is None or "destination_rev" not in opts:
+        return
+    if opts.get("transaction_per_migration") or migration._migrations_fn is None:
+        return
+    steps = migration._migrations_fn(migration.get_current_heads(), migration)
+    count = sum(isinstance(step, RevisionStep) for step in steps)
+    if count > 1 and connection.execute(_TRAIL_EXISTS, {"header": HEADER}).scalar_one():
+        _LOG.warning(
+            "%d revisions run in one transaction, which holds their locks on audited tables to its "
+            "end and can be in a deadlock with an application that writes; PostgreSQL then rolls "
+            "one of them back. Write context.configure(transaction_per_migration=True) in env.py, "
+            "or stop the application meanwhile",
+            count,
+        )
 
 
 def _following(

@@ -230,3 +230,33 @@ def test_other_databases(tmp_path: Path, database: Database) -> None:
     assert ["alembic_version", "x"] == sa.inspect(engine).get_table_names()
     assert "set_config" not in project.sql("upgrade", "head")
     assert "CREATE TABLE x (" in project.sql("upgrade", "head")
+
+
+def test_several_revisions_in_one_transaction(
+    tmp_path: Path, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A warning comes before they begin where trails exist, and its remedy ends it."""
+    project = Project(tmp_path, database)
+    env = tmp_path / "env.py"
+    env.write_text(
+        env.read_text().replace("context.run_migrations()", "alembic_audit.run_migrations(context)")
+    )
+
+    def warned(destination: str) -> bool:
+        caplog.clear()
+        (project.downgrade if destination < "0003" else project.upgrade)(destination)
+        return "revisions run in one transaction" in caplog.text
+
+    project.config.attributes["metadata"] = metadata = models(required=False)
+    project.revision(metadata)
+    project.write("pass")
+    project.write("op.execute('SELECT 1')")
+    assert not warned("0003"), "no trail exists yet"
+    assert warned("0001")
+    assert "2 revisions run in one transaction" in caplog.text
+    assert "transaction_per_migration=True" in caplog.text
+    assert warned("0003")
+    assert not warned("0002"), "one revision"
+    assert not warned("0003"), "one revision"
+    project.config.attributes["configure"]["transaction_per_migration"] = True
+    assert not warned("0001"), "the remedy"
