@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from alembic_audit import DeclarationError, audit_table
 from alembic_audit.tables import derive
+from tests.catalogs import snapshot
 from tests.conftest import Database
 from tests.journey import BothWays, Journey
 from tests.project import Project
@@ -82,6 +83,43 @@ def test_a_column_is_renamed(tmp_path: Path, database: Database) -> None:
     assert [*made, "by_hand"] == indexes(project)
     project.downgrade()
     assert before == indexes(project)
+
+
+LONG = "é" * 12 + "_of_this_account"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("email", LONG), (LONG, "email"), (LONG, LONG + "_s")],
+    ids=["to", "of", "both"],
+)
+def test_names_over_63_bytes(old: str, new: str, tmp_path: Path, database: Database) -> None:
+    """A shortened name of an index follows its column and its table, and comes back."""
+
+    def models(table: str, column: str) -> sa.MetaData:
+        source = sa.Table(
+            table,
+            sa.MetaData(),
+            sa.Column("id", sa.Integer, primary_key=True),
+            sa.Column(column, sa.Text),
+        )
+        audit_table(source, indexes=[["id", column], [column, "audit_operation_timestamp"]])
+        return source.metadata
+
+    def calls(first: str, then: str, table: str, renamed: str) -> str:
+        given = f"key=['id'], columns=['id', '{then}'], level='statement', version=1"
+        column = f"op.rename_audited_column('{table}', '{first}', '{then}', {given})"
+        return f"{column}\n    op.rename_audited_table('{table}', '{renamed}', {given})"
+
+    project = Project(tmp_path, database)
+    project.migrate(models("account", old))
+    before = snapshot(project.engine)
+    other = "account_that_has_a_name_of_its_own"
+    project.write(calls(old, new, "account", other), calls(new, old, other, "account"))
+    project.upgrade()
+    project.check(models(other, new))
+    project.downgrade()
+    assert before == snapshot(project.engine)
 
 
 def test_a_key_too_long_for_the_index(tmp_path: Path, database: Database) -> None:

@@ -86,40 +86,66 @@ def audit_column(old: AuditSpec, default_schema: str, column: str, renamed: str)
 
 def _rename_indexes(audit: str, table: str, old: str, new: str) -> str:
     """Rename the indexes that the option ``indexes`` calls by a column, before that is renamed."""
-    begin, changed = literal(f"{table}_"), f"{literal(old)} THEN {literal(new)}"
+    changed = f"{literal(old)} THEN {literal(new)}"
+    column = f"CASE WHEN a.attname OPERATOR(pg_catalog.=) {changed} ELSE a.attname::pg_catalog.text"
     return do_block(
         [
             "DECLARE",
             "  item pg_catalog.record;",
             "BEGIN",
             "  FOR item IN",
-            "    SELECT n.nspname, c.relname, pg_catalog.concat(",
-            f"      {begin}, pg_catalog.string_agg(CASE WHEN a.attname OPERATOR(pg_catalog.=)",
-            f"        {changed} ELSE a.attname::pg_catalog.text END, '_' ORDER BY k.place), '_idx'",
-            "    ) AS renamed",
+            "    SELECT n.nspname, c.relname,",
+            f"      {_shortened(_index_name(table, f'{column} END'))} AS renamed",
             "    FROM pg_catalog.pg_index AS i",
             "    JOIN pg_catalog.pg_class AS c",
             "      ON c.oid OPERATOR(pg_catalog.=) i.indexrelid",
             "    JOIN pg_catalog.pg_namespace AS n",
             "      ON n.oid OPERATOR(pg_catalog.=) c.relnamespace",
-            "    CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::pg_catalog.int2[])",
-            "      WITH ORDINALITY AS k (attnum, place)",
-            "    JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid",
-            "      AND a.attnum OPERATOR(pg_catalog.=) k.attnum",
             f"    WHERE i.indrelid OPERATOR(pg_catalog.=) {literal(audit)}::pg_catalog.regclass",
-            "    GROUP BY n.nspname, c.relname",
-            "    HAVING c.relname::pg_catalog.text OPERATOR(pg_catalog.=) pg_catalog.concat(",
-            f"      {begin}, pg_catalog.string_agg(a.attname, '_' ORDER BY k.place), '_idx')",
+            "      AND c.relname::pg_catalog.text OPERATOR(pg_catalog.=)",
+            f"        {_shortened(_index_name(table, 'a.attname::pg_catalog.text'))}",
             "  LOOP",
-            "    CONTINUE WHEN pg_catalog.octet_length(item.renamed)",
-            f"        OPERATOR(pg_catalog.>) {naming.MAX_IDENTIFIER_BYTES}",
-            "      OR pg_catalog.to_regclass(",
-            "        pg_catalog.format('%I.%I', item.nspname, item.renamed)) IS NOT NULL;",
+            "    CONTINUE WHEN pg_catalog.to_regclass(",
+            "      pg_catalog.format('%I.%I', item.nspname, item.renamed)) IS NOT NULL;",
             "    EXECUTE pg_catalog.format('ALTER INDEX %I.%I RENAME TO %I',",
             "      item.nspname, item.relname, item.renamed);",
             "  END LOOP;",
             "END",
         ]
+    )
+
+
+def _index_name(table: str, column: str) -> str:
+    """The expression of what the option ``indexes`` calls the index ``i``, before it is shortened.
+
+    Args:
+        table: The audit table.
+        column: Expression of the name of a column ``a``.
+    """
+    return (
+        f"(SELECT pg_catalog.concat({literal(f'{table}_')}, pg_catalog.string_agg({column}, '_'"
+        " ORDER BY k.place), '_idx') FROM pg_catalog.unnest(i.indkey::pg_catalog.int2[])"
+        " WITH ORDINALITY AS k (attnum, place) JOIN pg_catalog.pg_attribute AS a"
+        " ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid"
+        " AND a.attnum OPERATOR(pg_catalog.=) k.attnum)"
+    )
+
+
+def _shortened(name: str) -> str:
+    """The expression of a name of at most 63 bytes, as ``naming.shorten`` makes it."""
+    most = naming.MAX_IDENTIFIER_BYTES
+
+    def size(text: str) -> str:
+        return f"pg_catalog.octet_length(pg_catalog.convert_to({text}, 'UTF8'))"
+
+    return (
+        f"(SELECT CASE WHEN {size('full_name')} OPERATOR(pg_catalog.<=) {most} THEN full_name"
+        " ELSE pg_catalog.concat((SELECT pg_catalog.left(full_name, pg_catalog.max(room))"
+        f" FROM pg_catalog.generate_series(1, {most}) AS room"
+        f" WHERE {size('pg_catalog.left(full_name, room)')} OPERATOR(pg_catalog.<=) {most - 9}),"
+        " '_', pg_catalog.left(pg_catalog.encode(pg_catalog.sha256("
+        "pg_catalog.convert_to(full_name, 'UTF8')), 'hex'), 8)) END"
+        f" FROM (SELECT {name} AS full_name) AS named)"
     )
 
 
@@ -200,6 +226,9 @@ def _renamed(schema: str, old: str, new: str, names: dict[str, str]) -> list[str
                 "  FOR item IN",
                 "    SELECT c.relkind, c.relname, CASE",
                 f"     {fixed}",
+                "      WHEN c.relname::pg_catalog.text OPERATOR(pg_catalog.=)",
+                f"        {_shortened(_index_name(old, 'a.attname::pg_catalog.text'))}",
+                f"        THEN {_shortened(_index_name(new, 'a.attname::pg_catalog.text'))}",
                 f"      WHEN {place} OPERATOR(pg_catalog.>) 0 THEN pg_catalog.overlay(",
                 f"        c.relname::pg_catalog.text, {literal(new)}, {place},",
                 f"        pg_catalog.length({literal(old)}))",
