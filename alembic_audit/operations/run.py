@@ -42,7 +42,7 @@ from alembic_audit.operations.trail import (
     RestoreAuditTriggerOp,
     SnapshotAuditTableOp,
 )
-from alembic_audit.spec import AuditSpec, NewerSpecError
+from alembic_audit.spec import HEADER, AuditSpec, NewerSpecError
 from alembic_audit.sql import history, locks, move, preconditions
 from alembic_audit.sql import schema as schemas
 from alembic_audit.sql.text import COMMENT, audit_name, function_name, set_config, source_name
@@ -130,12 +130,16 @@ def _drop(operations: Operations, op: DropAuditTriggerOp) -> None:
 @_runs(ReplaceAuditTriggerOp)
 def _replace(operations: Operations, op: ReplaceAuditTriggerOp) -> None:
     default = default_schema(operations)
-    old, new = _as_found(operations, op.old.spec, op.new.spec)
+    old, new = op.old.spec, op.new.spec
+    check = []
+    # A function that was changed by hand says in its header something else than the arguments.
+    if not any(HEADER in one for one in op.old.found):
+        old, new = _as_found(operations, old, new)
+        check = [preconditions.check_header(old, new, default, change="replaces", named=False)]
     statements = sql.replace(
         old, new, default, found=op.old.found, new_audit_table=op.old.audit_table_missing
     )
-    check = preconditions.check_header(old, new, default, change="replaces", named=False)
-    run(operations, [check, *statements, *op.new.found])
+    run(operations, [*check, *statements, *op.new.found])
 
 
 def _as_found(
