@@ -110,9 +110,9 @@ def test_calls(database: Database, twin: Database) -> None:
 
 
 def test_calls_of_an_upgrade(database: Database) -> None:
-    """op.create_audit_trigger calls as much again as what sends its statements, and no more.
+    """What op.create_audit_trigger calls in Python, beside what sends its statements.
 
-    Measured: 2.01 of plain op.execute.
+    Measured: 4.17 of plain op.execute. Half of it writes the checks of types in the body.
     """
     columns = [sa.Column(f"c{number}", sa.Text) for number in range(10)]
     metadata = models(20, columns)
@@ -139,7 +139,7 @@ def test_calls_of_an_upgrade(database: Database) -> None:
 
     for run in (ours, plain):
         calls(run)  # what is cached once
-    assert calls(ours) < 2.2 * calls(plain)
+    assert calls(ours) < 4.5 * calls(plain)
 
 
 def reads(engine: sa.Engine, metadata: sa.MetaData) -> list[str]:

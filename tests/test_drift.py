@@ -493,6 +493,7 @@ def test_every_kind_is_tested() -> None:
     kinds = {
         value for name, value in vars(states).items() if name.isupper() and isinstance(value, str)
     }
+    kinds -= {states.STOPPED}  # no drift: the state of a trail that was ended
     assert len(kinds) == 18
 
     assert kinds == {kind for case in CASES for kind in case.kinds}

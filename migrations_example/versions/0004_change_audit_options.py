@@ -28,7 +28,7 @@ def upgrade():
         ignore_columns=['last_seen'],
         session_settings={'username': 'required'},
         operations=['insert', 'update', 'delete'],
-        level='row',
+        level={'insert': 'statement', 'update': 'row', 'delete': 'statement'},
         version=1,
         replaces={
             'ignore_columns': [],
@@ -46,7 +46,7 @@ def upgrade():
         operations=['insert', 'update', 'delete', 'truncate'],
         skip_unchanged=True,
         changed_columns=True,
-        level='row',
+        level={'insert': 'statement', 'update': 'row', 'delete': 'statement'},
         version=1,
         replaces={'skip_unchanged': False, 'changed_columns': False, 'level': 'statement'},
     )
@@ -69,7 +69,11 @@ def downgrade():
         operations=['insert', 'update', 'delete', 'truncate'],
         level='statement',
         version=1,
-        replaces={'skip_unchanged': True, 'changed_columns': True, 'level': 'row'},
+        replaces={
+            'skip_unchanged': True,
+            'changed_columns': True,
+            'level': {'insert': 'statement', 'update': 'row', 'delete': 'statement'},
+        },
     )
     op.drop_audit_column('invoice_audit', 'audit_changed_columns')  # kept, with a NOTICE, while it holds values
     op.replace_audit_trigger(
@@ -84,7 +88,7 @@ def downgrade():
         replaces={
             'ignore_columns': ['last_seen'],
             'operations': ['insert', 'update', 'delete'],
-            'level': 'row',
+            'level': {'insert': 'statement', 'update': 'row', 'delete': 'statement'},
         },
     )
     # ### end Alembic commands ###

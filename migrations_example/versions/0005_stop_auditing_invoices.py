@@ -34,7 +34,7 @@ def downgrade():
         operations=['insert', 'update', 'delete', 'truncate'],
         skip_unchanged=True,
         changed_columns=True,
-        level='row',
+        level={'insert': 'statement', 'update': 'row', 'delete': 'statement'},
         version=1,
     )
     # ### end Alembic commands ###
