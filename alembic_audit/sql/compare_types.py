@@ -25,18 +25,25 @@ def compare_types(default_schema: str) -> list[str]:
         f"CASE WHEN item.nspname {_EQUAL} {literal(default_schema)} THEN '' ELSE pg_catalog.concat("
         "'schema=', pg_catalog.to_json(item.nspname::pg_catalog.text), ', ') END"
     )
+    as_text = (
+        "(spec OPERATOR(pg_catalog.->) 'as_text'"
+        " OPERATOR(pg_catalog.->>) s.attname::pg_catalog.text)"
+    )
     return [
         "    SELECT pg_catalog.array_cat(differing, pg_catalog.array_agg(",
         "      pg_catalog.format('column %I of table %s is %s, and %s in audit table %s',",
         "        s.attname, item.name, pg_catalog.format_type(s.atttypid, s.atttypmod),",
         "        pg_catalog.format_type(a.atttypid, a.atttypmod), audit)",
         "    )), pg_catalog.array_cat(remedies, pg_catalog.array_agg(",
-        "      pg_catalog.concat('# ', item.name, ':', pg_catalog.chr(10),",
+        f"      CASE WHEN t.typtype {_EQUAL} 'e' OR b.of_domains OR {as_text} IS NOT NULL THEN",
+        "        pg_catalog.concat('# ', item.name, ', column ', s.attname, ': as_text of '",
+        "          'op.replace_audit_trigger changes too, so let autogenerate write both')",
+        "      ELSE pg_catalog.concat('# ', item.name, ':', pg_catalog.chr(10),",
         "        'op.alter_audit_column(',",
         "        pg_catalog.to_json(spec OPERATOR(pg_catalog.->>) 'audit_table'), ', ',",
         "        pg_catalog.to_json(s.attname::pg_catalog.text), ', ',",
         f"        {schema},",
-        "        'existing_type=..., type_=...)  # the types of op.alter_column')",
+        "        'existing_type=..., type_=...)  # the types of op.alter_column') END",
         "    )) INTO differing, remedies",
         "    FROM pg_catalog.json_array_elements_text(",
         "      spec OPERATOR(pg_catalog.->) 'columns') AS wanted (name)",
@@ -48,13 +55,17 @@ def compare_types(default_schema: str) -> list[str]:
         *_base("s", "b"),
         *_base("a", "k"),
         f"    JOIN pg_catalog.pg_type AS t ON t.oid {_EQUAL} b.type",
-        "    WHERE (s.atttypid OPERATOR(pg_catalog.<>) a.atttypid",
+        # What as_text stores is spelled as it says, of an enum or of an array.
+        f"    WHERE {as_text} OPERATOR(pg_catalog.<>) pg_catalog.format_type(a.atttypid, -1)",
+        f"      OR {as_text} IS NOT NULL AND NOT b.is_array",
+        "        AND t.typtype OPERATOR(pg_catalog.<>) 'e'",
+        f"      OR {as_text} IS NULL AND b.of_domains",
+        "      OR (s.atttypid OPERATOR(pg_catalog.<>) a.atttypid",
         "      OR s.atttypmod OPERATOR(pg_catalog.<>) a.atttypmod)",
         f"      AND (b.is_array OPERATOR(pg_catalog.<>) k.is_array OR NOT (b.type {_EQUAL} k.type",
         f"        AND {fits}",
         f"      OR t.typtype {_EQUAL} 'e' AND {_among('k.type', 'text')}",
-        f"        AND k.modifier {_EQUAL} -1 AND (spec OPERATOR(pg_catalog.->) 'as_text'",
-        "          OPERATOR(pg_catalog.->>) s.attname::pg_catalog.text) IS NOT NULL));",
+        f"        AND k.modifier {_EQUAL} -1 AND {as_text} IS NOT NULL));",
     ]
 
 
@@ -74,12 +85,13 @@ def _base(column: str, alias: str) -> list[str]:
     """Lines that join the type of a column without its domains, of an array that of its items."""
     return [
         "    CROSS JOIN LATERAL (",
-        "      WITH RECURSIVE base (type, modifier, is_array, depth) AS (",
-        f"        SELECT {column}.atttypid, {column}.atttypmod, false, 0",
+        "      WITH RECURSIVE base (type, modifier, is_array, of_domains, depth) AS (",
+        f"        SELECT {column}.atttypid, {column}.atttypmod, false, false, 0",
         "        UNION ALL",
         f"        SELECT CASE WHEN d.typtype {_EQUAL} 'd' THEN d.typbasetype ELSE e.oid END,",
         f"          CASE WHEN d.typtype {_EQUAL} 'd' THEN d.typtypmod ELSE base.modifier END,",
         "          base.is_array OR d.typtype OPERATOR(pg_catalog.<>) 'd',",
+        f"          base.of_domains OR base.is_array AND d.typtype {_EQUAL} 'd',",
         "          base.depth OPERATOR(pg_catalog.+) 1",
         f"        FROM base JOIN pg_catalog.pg_type AS d ON d.oid {_EQUAL} base.type",
         f"        LEFT JOIN pg_catalog.pg_type AS e ON e.oid {_EQUAL} d.typelem",
