@@ -332,7 +332,8 @@ FOREIGN = (
     " 1), current_setting('port'), current_database()); END $$",
     "DO $$ BEGIN EXECUTE format('CREATE USER MAPPING FOR current_user SERVER itself OPTIONS "
     "(user %%L)', current_user); END $$",
-    "CREATE FOREIGN TABLE account (id int, email text) SERVER itself OPTIONS (table_name 'remote')",
+    "CREATE FOREIGN TABLE account (id int NOT NULL, email text) SERVER itself"
+    " OPTIONS (table_name 'remote')",
 )
 
 

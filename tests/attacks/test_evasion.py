@@ -72,10 +72,10 @@ def test_replication_role_of_the_role(lab: Lab) -> None:
 def test_truncate_of_a_partition(lab: Lab) -> None:
     """TRUNCATE of a partition fires nothing on the table; ``partitions`` names those that count."""
     attack = (WRITE, "TRUNCATE low")
-    lab.start(table="PARTITION BY LIST (id)")
+    lab.start(table="PARTITION BY LIST (id)", level="row")
     lab.attack(*attack)
     assert [("I", 1, "a")] == lab.records()
-    lab.start(table="PARTITION BY LIST (id)", partitions=["low"])
+    lab.start(table="PARTITION BY LIST (id)", level="row", partitions=["low"])
     lab.attack(*attack)
     assert [("I", 1, "a"), ("D", 1, "a")] == lab.records()
 
@@ -138,7 +138,8 @@ def test_setting_changed_before_a_deferred_record(lab: Lab) -> None:
     )
     lab.start(
         by=f"DROP TRIGGER {ROW} ON account; CREATE CONSTRAINT TRIGGER {ROW} AFTER INSERT "
-        f"ON account DEFERRABLE FOR EACH ROW EXECUTE FUNCTION {FUNCTION}()"
+        f"ON account DEFERRABLE FOR EACH ROW EXECUTE FUNCTION {FUNCTION}()",
+        level="row",
     )
     lab.attack(*attack)
     assert [("somebody else",)] == lab.records("audit_who")

@@ -57,10 +57,10 @@ def test_function_on_a_table_of_ones_own(lab: Lab) -> None:
         f"CREATE TRIGGER x AFTER INSERT ON app.forge FOR EACH ROW EXECUTE FUNCTION {FUNCTION}()",
         "INSERT INTO app.forge VALUES (666, 'forged', '')",
     )
-    lab.start(without="REVOKE")
+    lab.start(without="REVOKE", level="row")
     lab.attack(*attack)
     assert [("I", 666, "forged")] == lab.records()
-    lab.start()
+    lab.start(level="row")
     with pytest.raises(Refused) as caught:
         lab.attack(*attack)
     assert "42501" == caught.value.code
@@ -170,10 +170,10 @@ def test_replacing_the_trigger(lab: Lab) -> None:
     lab.attack(
         "CREATE FUNCTION app.nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
     )
-    lab.start()
+    lab.start(level="row")
     lab.attack(*attack)
     assert [] == lab.records()
-    lab.start(by=f"REVOKE TRIGGER ON account FROM {APP}")
+    lab.start(by=f"REVOKE TRIGGER ON account FROM {APP}", level="row")
     with pytest.raises(Refused) as caught:
         lab.attack(*attack)
     assert "42501" == caught.value.code

@@ -158,7 +158,12 @@ LATER: dict[str, tuple[str, str, str, str]] = {
     "drop_audit_table": (OPERATIONS["drop_audit_table"][0](), "email", "text", "was kept; this"),
     "drop_audit_column": (_column(), "email", "text", "was kept; this REPEATABLE READ"),
     "retype": (_retype(), "email__text", "text", ""),
-    "narrow": (NARROW, "audit_operation_timestamp", "timestamp with time zone", "kept its type"),
+    "narrow": (
+        NARROW,
+        "audit_operation_timestamp",
+        "timestamp with time zone",
+        "and was not narrowed",
+    ),
 }
 REPEATABLE = "pg_catalog.current_setting('transaction_isolation')"
 SEEN = "'read committed'"
