@@ -129,7 +129,9 @@ class Project:
         )
         path = self.path / "versions" / f"{self.count:04}_step.py"
         text = path.read_text()
-        for column in (column for table in metadata.tables.values() for column in table.columns):
+        every = [metadata] if isinstance(metadata, sa.MetaData) else metadata
+        tables = [table for one in every for table in one.tables.values()]
+        for column in (column for table in tables for column in table.columns):
             kind = column.type
             is_there = isinstance(kind, postgresql.ENUM) and not kind.create_type
             is_there = is_there and not column.table.info.get("audit.is_audit_table")
