@@ -31,11 +31,16 @@ from alembic.script import ScriptDirectory
 import alembic_audit
 
 ENV = """
+import asyncio
+
 import alembic_audit
 from alembic import context
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 given = context.config.attributes
-with given["engine"].connect() as connection:
+
+
+def run(connection):
     context.configure(
         connection=connection,
         target_metadata=given["metadata"],
@@ -47,6 +52,18 @@ with given["engine"].connect() as connection:
             alembic_audit.run_migrations(context, follow=True)
         else:
             context.run_migrations()
+
+
+async def run_async():
+    async with given["engine"].connect() as connection:
+        await connection.run_sync(run)
+
+
+if isinstance(given["engine"], AsyncEngine):
+    asyncio.run(run_async())
+else:
+    with given["engine"].connect() as connection:
+        run(connection)
 """
 
 
@@ -253,7 +270,14 @@ def main(url: str, name: str, early: str) -> None:
     config.set_main_option("script_location", str(place))
     config.set_main_option("version_locations", str(versions))
     config.set_main_option("path_separator", "newline")
-    config.attributes.update(engine=engine, metadata=sa.MetaData(), follow=False)
+    runs: Any = engine
+    if name == "prefect":  # its revisions are written for asyncpg
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        runs = create_async_engine(
+            engine.url.set(drivername="postgresql+asyncpg"), poolclass=sa.NullPool
+        )
+    config.attributes.update(engine=runs, metadata=sa.MetaData(), follow=False)
     if name == "mlflow":  # its first revision changes tables that were there before Alembic
         from mlflow.store.tracking.dbmodels.initial_models import Base
 
