@@ -56,7 +56,8 @@ def compare_types(default_schema: str) -> list[str]:
         *_base("a", "k"),
         f"    JOIN pg_catalog.pg_type AS t ON t.oid {_EQUAL} b.type",
         # What as_text stores is spelled as it says, of an enum or of an array.
-        f"    WHERE {as_text} OPERATOR(pg_catalog.<>) pg_catalog.format_type(a.atttypid, -1)",
+        "    WHERE pg_catalog.to_regtype('pg_catalog.' OPERATOR(pg_catalog.||)",
+        f"        {as_text})::pg_catalog.oid OPERATOR(pg_catalog.<>) a.atttypid",
         f"      OR {as_text} IS NOT NULL AND NOT b.is_array",
         "        AND t.typtype OPERATOR(pg_catalog.<>) 'e'",
         f"      OR {as_text} IS NULL AND b.of_domains",
